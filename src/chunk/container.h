@@ -1,0 +1,154 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * container.h - container v1, the bytes of a chunk in a store: reading and checking it.
+ *
+ * Format: docs/container.md (normative). 256-byte header, segment table (48 B an entry), meta,
+ * then the wire data of each segment. Reading is incremental: open as soon as header, table and
+ * meta have arrived, then decode each segment once the watermark has passed its end.
+ *
+ * Nothing here allocates, writes or trusts a length: every offset is checked against total_len
+ * before it is used. Bytes must stay readable for CONTAINER_SLACK_BYTES past the value's end.
+ */
+#ifndef SSV_CONTAINER_H
+#define SSV_CONTAINER_H
+
+#include <stdint.h>
+
+#include "base/base.h"
+#include "chunk/shape.h"
+
+#define CONTAINER_HEADER_BYTES 256u
+#define CONTAINER_ENTRY_BYTES  48u
+#define CONTAINER_SLACK_BYTES  64u
+#define CONTAINER_MAJOR        1u
+#define CONTAINER_MINOR        0u
+#define ENTRY_TENSORS_MAX      8u
+
+/* Wire ids of the lossless back ends: enum ssv_codec minus one. */
+enum wire_codec {
+	WIRE_CODEC_STORED = 0,
+	WIRE_CODEC_DEFLATE = 1,
+	WIRE_CODEC_R16 = 2,
+	WIRE_CODEC_ZSTD = 5,
+};
+
+/* Why a container is refused: X(symbol, text for the log). */
+#define CONTAINER_FAULTS(X)                             \
+	X(NONE, "no fault")                             \
+	X(TRUNCATED, "shorter than its header says")    \
+	X(MAGIC, "not a container (magic)")             \
+	X(VERSION, "unknown major version")             \
+	X(HEADER_CRC, "header checksum")                \
+	X(HEADER_FIELD, "header field out of range")    \
+	X(MUST_FLAG, "unknown must flag")               \
+	X(LENGTH, "length differs from the value's")    \
+	X(KEY, "stored under another key")              \
+	X(MODEL, "another model's fingerprint")         \
+	X(SHAPE, "another shape")                       \
+	X(POSITION, "another position in the sequence") \
+	X(TIER, "coarser than the minimum tier")        \
+	X(TABLE_CRC, "segment table or meta checksum")  \
+	X(TABLE, "segment table inconsistent")          \
+	X(META, "meta inconsistent")                    \
+	X(SEGMENT_CRC, "segment checksum")              \
+	X(SEGMENT, "segment does not decode")           \
+	X(EXCEPTION, "exception out of range or repeated")
+
+enum container_fault {
+#define CONTAINER_FAULT_ENUM(symbol, text) CONTAINER_FAULT_##symbol,
+	CONTAINER_FAULTS(CONTAINER_FAULT_ENUM)
+#undef CONTAINER_FAULT_ENUM
+};
+
+const char *container_fault_text(enum container_fault fault);
+
+/* The header in host order. */
+struct container_header {
+	uint16_t major, minor;
+	uint32_t header_bytes, total_bytes, must_flags, may_flags;
+	struct ssv_key key;
+	uint8_t model[8], profile[8];
+	uint32_t first_token; /* position of the chunk's first token in its sequence */
+	uint8_t verbatim_tokens;
+	uint8_t tier; /* enum ssv_tier */
+	struct chunk_shape shape;
+	uint32_t segments_count, table_offset, meta_offset, meta_bytes, table_crc;
+	uint64_t out_bytes;
+	float error[SSV_PARTS_MAX]; /* relative L2 error per part, as the encoder measured it */
+};
+
+/* One segment table entry in host order. */
+struct container_entry {
+	uint64_t offset; /* of the wire data, from the container's start */
+	uint32_t wire_bytes, class_bytes, raw_bytes, exceptions_count;
+	uint16_t layer;
+	uint8_t part, codec;
+	uint16_t group0, groups_count;
+	uint8_t tensors_count, streams_count;
+	uint32_t meta_offset, meta_bytes, wire_crc, class_crc;
+};
+
+/* What the reader asked for; a container that differs is a miss. */
+struct container_expect {
+	struct ssv_key key;
+	uint64_t value_bytes;            /* length that the store reported */
+	const struct chunk_shape *shape; /* NULL: any */
+	const uint8_t *model;            /* 8 bytes; NULL: any */
+	int64_t first_token;             /* -1: any */
+	uint8_t min_tier;                /* coarsest accepted; 0: any */
+	uint8_t any_key;                 /* 1: do not compare the key (inspection of files) */
+};
+
+struct container {
+	const uint8_t *bytes; /* borrowed while the container is in use */
+	struct container_header header;
+};
+
+/**
+ * Open a container of which `received` bytes have arrived.
+ *
+ * Returns 0; -EAGAIN when header, table and meta have not all arrived (call again with more);
+ * -EBADMSG or -ENOTSUP with *ret_fault set. Checks section 3.5 of docs/container.md up to the
+ * segments' own checksums, in the order given there.
+ */
+SSV_MUST_CHECK int container_open(struct container *container, const uint8_t *bytes,
+				  uint64_t received, const struct container_expect *expect,
+				  enum container_fault *ret_fault);
+
+/* Entry i of a container that was opened. */
+void container_entry(const struct container *container, uint32_t index,
+		     struct container_entry *ret_entry);
+
+/* The bytes that must have arrived before entry i can be decoded. */
+static inline uint64_t container_entry_end(const struct container_entry *entry)
+{
+	return entry->offset + entry->wire_bytes;
+}
+
+/* Meta of one tensor of an entry; pointers into the container, NULL where a field is absent. */
+enum tensor_flags {
+	TENSOR_OFFSET_I8 = 1,
+	TENSOR_OFFSET_I16 = 2,
+	TENSOR_DELTA = 4,
+	TENSOR_FACTOR = 8,
+	TENSOR_ORDER = 16,
+};
+
+struct tensor_meta {
+	uint8_t flags; /* enum tensor_flags */
+	uint32_t groups_count, channels_count, heads_count;
+	const uint8_t *steps;     /* [heads] fp16 bits; lossless: NULL */
+	const uint8_t *raw_bits;  /* [groups]; lossless: NULL */
+	const uint8_t *frequency; /* [groups][16] */
+	const uint8_t *exponent;  /* [groups][16]; lossless only */
+	const uint8_t *offsets;   /* [channels] i8 or i16 */
+	const uint8_t *delta;     /* bits [channels] */
+	const uint8_t *factor;    /* [channels] */
+	const uint8_t *order;     /* [channels] u16 */
+};
+
+/* Meta of tensor `tensor` (0..tensors_count-1) of an entry; checked by container_open(). */
+void container_tensor_meta(const struct container *container, const struct container_entry *entry,
+			   uint32_t tensor, struct tensor_meta *ret_meta);
+
+#endif

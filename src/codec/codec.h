@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * codec.h - between a chunk's KV in canonical order and its container.
+ *
+ * Quantiser, class planes and lossless back ends are described in docs/codec.md (normative). The
+ * same input gives the same bytes on every machine. Nothing here allocates: the caller brings
+ * scratch memory of codec_scratch_bytes().
+ *
+ * Threads: functions are pure; one scratch memory is used by one thread at a time.
+ */
+#ifndef SSV_CODEC_H
+#define SSV_CODEC_H
+
+#include "chunk/builder.h"
+#include "chunk/container.h"
+
+/* Scratch for encoding and decoding any tensor of up to channels_max channels. */
+uint64_t codec_scratch_bytes(uint32_t channels_max);
+
+/* ---- decoding ------------------------------------------------------------------------------- */
+
+/**
+ * Where one tensor goes: element (t, c) is written to token[t] + channel[c]. token[t] == NULL: the
+ * token is not wanted and nothing is written for it. Shape: token[tokens], channel[channels].
+ */
+struct decode_target {
+	uint8_t *const *token;
+	const uint32_t *channel; /* byte offsets */
+	uint32_t run_channels;   /* channels per run of adjacent elements: c..c+run-1 contiguous */
+	uint32_t token_stride;   /* bytes between tokens of one block if constant and small (a
+				  * transposed layout), else 0; informative, for tile writers */
+};
+
+/**
+ * Verify and decode entry `index` of an opened container; its wire data must have arrived.
+ *
+ * Shape:  targets[entry.tensors_count].
+ * Errors: -EBADMSG with *ret_fault; targets may then hold partial output, but nothing outside
+ *         them is ever written.
+ */
+SSV_MUST_CHECK int segment_decode(const struct container *container, uint32_t index,
+				  const struct decode_target *targets, void *scratch,
+				  enum container_fault *ret_fault);
+
+/* ---- encoding ------------------------------------------------------------------------------- */
+
+struct encode_options {
+	uint8_t tier;            /* enum ssv_tier, not DEFAULT */
+	uint8_t codec;           /* enum ssv_codec, not DEFAULT */
+	uint8_t verbatim_tokens; /* leading tokens kept exact; 0 except at position 0 */
+	uint8_t reserved;
+	float error_max[SSV_PARTS_MAX]; /* over it: the next finer tier; 0: the tier's default */
+};
+
+struct chunk_identity {
+	struct ssv_key key;
+	uint8_t model[8];
+	uint32_t first_token;
+};
+
+/* A chunk being encoded, tensor by tensor, so that the caller can do other work in between. */
+struct encoder {
+	struct builder builder;
+	struct encode_options options;
+	void *scratch;
+	double error_sum[SSV_PARTS_MAX], norm_sum[SSV_PARTS_MAX];
+	uint32_t next_tensor; /* layer * parts_count + part */
+};
+
+/* Begin a chunk in out, which holds shape_container_bytes_max() + CONTAINER_SLACK_BYTES. */
+SSV_MUST_CHECK int encoder_begin(struct encoder *encoder, const struct chunk_identity *identity,
+				 const struct chunk_shape *shape,
+				 const struct encode_options *options, uint8_t *out,
+				 uint64_t out_capacity, void *scratch);
+
+/* Encode the next tensor (layer-major, then part) from canonical order. */
+SSV_MUST_CHECK int encoder_tensor(struct encoder *encoder, const uint8_t *elements);
+
+/* Finish after the last tensor. */
+SSV_MUST_CHECK int encoder_finish(struct encoder *encoder, uint64_t *ret_bytes);
+
+/* ---- names and capabilities ----------------------------------------------------------------- */
+
+const char *tier_name(uint8_t tier);   /* "lossless" ...; NULL: no such tier */
+uint8_t tier_parse(const char *name);  /* 0: no such tier */
+const char *codec_name(uint8_t codec); /* enum ssv_codec; NULL: no such codec */
+uint8_t codec_parse(const char *name); /* 0: no such codec */
+
+#endif

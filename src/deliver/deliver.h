@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * deliver.h - how bytes reach a region and leave it: the contract of every delivery way.
+ *
+ * A way is chosen by the region's memory kind, whole: mapped shared memory is written directly by
+ * the decoder; a foreign address range is staged and moved by cross-memory attach; copy engines
+ * and RDMA take the same jobs asynchronously. So the contract is two-phase: a tensor's blocks are
+ * opened (say where the decoder writes), then submitted, then polled until done.
+ *
+ * Threads: attach and detach on the control thread; the data path on the worker that owns the job.
+ */
+#ifndef SSV_DELIVER_H
+#define SSV_DELIVER_H
+
+#include <sys/types.h>
+
+#include "base/base.h"
+#include "deliver/layout.h"
+#include "shadowserve.h"
+
+struct deliver_ops;
+
+/* A registered region; attached on the control thread, then only read. */
+struct region {
+	const struct deliver_ops *ops;
+	struct layout *layout; /* owned */
+	uint8_t *map;          /* MEMFD: the mapping; else NULL */
+	uint64_t address;      /* ADDRESS: in the owner's address space */
+	uint64_t bytes;
+	pid_t pid; /* owner */
+	int pidfd; /* owner, -1: none */
+};
+
+enum deliver_direction {
+	DELIVER_IN = 1,  /* into the region: fetch */
+	DELIVER_OUT = 2, /* out of the region: capture */
+};
+
+/* One tensor of some blocks on its way; the caller's memory until poll hands it back. */
+struct deliver_job {
+	const struct region *region;
+	uint32_t tensor;        /* index in the layout's tensors */
+	uint8_t direction;      /* enum deliver_direction */
+	const uint32_t *blocks; /* [blocks_count], borrowed until handed back */
+	uint32_t blocks_count;
+	uint8_t *stage;  /* deliver_stage_bytes() of staging memory, or NULL when that is 0 */
+	uint8_t **token; /* [blocks_count * block_tokens]: filled by open */
+	int status;      /* out: 0, -EFAULT, -ESRCH, -EIO */
+	void *owner;
+	struct deliver_job *next;
+};
+
+struct deliver_ops {
+	const char *name; /* "memory", "cma" ...: shown by stat */
+	uint8_t memory;   /* enum ssv_memory it serves */
+
+	/* Control path. attach maps or checks the memory; owner is the session's process. On
+	 * failure one line in error (SSV_ERROR_TEXT_MAX bytes). */
+	int (*attach)(struct region *region, const struct ssv_region *offer, pid_t owner,
+		      char *error);
+	void (*detach)(struct region *region);
+
+	/* Staging bytes that a job on n blocks of this region needs. */
+	uint64_t (*stage_bytes)(const struct region *region, uint32_t tensor,
+				uint32_t blocks_count);
+
+	/* Fill job->token with the addresses of the blocks' tokens: element (t, c) lies at
+	 * token[t] + layout.parts[part].channel[c]. IN: to be written, then submitted. OUT: valid
+	 * to read only after the job was submitted and handed back. */
+	void (*open)(struct deliver_job *job);
+	uint32_t (*submit)(struct deliver_job *const *jobs, uint32_t n);
+	uint32_t (*poll)(struct deliver_job **done, uint32_t max);
+};
+
+/* The way for a memory kind, or NULL. */
+const struct deliver_ops *deliver_way(uint8_t memory);
+
+/**
+ * Attach a region: copy and check its layout, then its memory.
+ * Errors: -EINVAL, -ERANGE, -EPERM, -ENOTSUP, -ENOMEM with the numbers in error.
+ */
+SSV_MUST_CHECK int region_attach(const struct ssv_region *offer, const struct ssv_layout *layout,
+				 pid_t owner, struct region **ret_region, char *error);
+void region_detach(struct region *region); /* takes NULL; frees it */
+
+#endif
