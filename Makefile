@@ -1,0 +1,42 @@
+# ShadowServe: the few commands a person types. Each does all the set-up it needs and says what it
+# does; a second run is quick. The build itself is Meson's (meson.build).
+#
+#   make demo     two vLLM engines share a prompt through a store [STORE=file|redis] [MODEL=path]
+#   make test     every test; ends with "N passed, N failed"      [ONLY=c|sanitizers|static|python|vllm]
+#   make bench    the measurements of README.md                   [BENCH_ARGS=...]
+#   make install  library, header, programs                       [PREFIX=/usr/local] [DESTDIR=]
+#   make clean    remove build/ (.venv stays; remove it by hand)
+
+VENV ?= .venv
+STORE ?= file
+MODEL ?= models/docs-6m
+PREFIX ?= /usr/local
+PYTHON = $(VENV)/bin/python
+
+.PHONY: demo test bench install clean build system venv
+
+build: system
+	@packaging/build.sh build/release
+
+demo: build venv
+	@$(PYTHON) bench/demo.py --store $(STORE) --model $(MODEL)
+
+test: build venv
+	@$(PYTHON) tests/run.py $(if $(ONLY),--only $(ONLY))
+
+bench: build venv
+	@$(PYTHON) bench/run.py $(BENCH_ARGS)
+
+install: system
+	@packaging/build.sh build/install --prefix=$(PREFIX) -Dtests=false
+	@DESTDIR=$(DESTDIR) meson install -C build/install --quiet
+	@echo "installed under $(DESTDIR)$(PREFIX)"
+
+clean:
+	rm -rf build
+
+system:
+	@packaging/setup_system.sh
+
+venv: system
+	@packaging/setup_venv.sh $(VENV)

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs every test of the project and adds up the results.
+
+Suites, in order: c (release build), sanitizers (ASan+UBSan: all C tests; TSan: those with
+threads), static (layering, lengths, linter, types), python (package, programs, daemon) and vllm
+(the real engine).
+The last line is "N passed, N failed, N skipped"; skips and failures are named above it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ElementTree
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+BUILD = ROOT / "build"
+SUITES = ("c", "sanitizers", "static", "python", "vllm")
+TSAN_SUITES = ("base", "plane", "client", "store")
+PYTEST_FOLDERS = {
+    "static": ["tests/static"],
+    "python": ["tests/client", "tests/daemon", "tests/cli", "tests/python"],
+    "vllm": ["tests/vllm"],
+}
+
+
+@dataclass
+class Tally:
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+    notes: list[str] = field(default_factory=list)
+
+    def add(self, other: Tally) -> None:
+        self.passed += other.passed
+        self.failed += other.failed
+        self.skipped += other.skipped
+        self.notes += other.notes
+
+    def line(self) -> str:
+        skipped = f", {self.skipped} skipped" if self.skipped else ""
+        return f"{self.passed} passed, {self.failed} failed{skipped}"
+
+
+def cmocka_counts(text: str) -> tuple[int, int, int]:
+    """Passed, failed and skipped single tests in the output of a cmocka program."""
+
+    def total(word: str) -> int:
+        return sum(int(n) for n in re.findall(rf"\[  {word}  \] (\d+) test\(s\)", text))
+
+    return total("PASSED"), total("FAILED"), total("SKIPPED")
+
+
+def meson_tally(folder: Path, label: str) -> Tally:
+    """Reads the log that `meson test` left; a program without cmocka lines counts as one test."""
+    tally = Tally()
+    for line in (folder / "meson-logs" / "testlog.json").read_text().splitlines():
+        test = json.loads(line)
+        passed, failed, skipped = cmocka_counts(test.get("stdout", "") + test.get("stderr", ""))
+        name, result = f"{label}: {test['name']}", test["result"]
+        if result == "OK" or (result == "FAIL" and failed):
+            tally.add(Tally(passed or int(not skipped and result == "OK"), failed, skipped))
+        elif result == "SKIP":
+            tally.add(Tally(skipped=1))
+        else:
+            tally.add(Tally(passed=passed, failed=max(failed, 1)))
+        if result not in ("OK", "SKIP"):
+            tally.notes.append(f"FAILED {name} ({result}), log: {folder}/meson-logs/testlog.txt")
+        elif result == "SKIP" or skipped:
+            text = test.get("stdout", "") + test.get("stderr", "")
+            reasons = re.findall(r"^skip: (.*)$", text, re.MULTILINE) or ["see its log"]
+            tally.notes.append(f"skipped {name}: {'; '.join(sorted(set(reasons)))}")
+    return tally
+
+
+def run_meson(folder: Path, options: list[str], suites: tuple[str, ...], label: str) -> Tally:
+    build = subprocess.run([ROOT / "packaging" / "build.sh", folder, *options], cwd=ROOT)
+    if build.returncode:
+        return Tally(failed=1, notes=[f"FAILED {label}: the build"])
+    log = folder / "meson-logs" / "testlog.json"
+    log.unlink(missing_ok=True)
+    selection = [part for suite in suites for part in ("--suite", suite)]
+    subprocess.run(
+        ["meson", "test", "-C", folder, "--no-rebuild", "--print-errorlogs", "--quiet", *selection],
+        cwd=ROOT,
+    )
+    if not log.exists():
+        return Tally(failed=1, notes=[f"FAILED {label}: no test ran"])
+    return meson_tally(folder, label)
+
+
+def run_pytest(suite: str) -> Tally:
+    folders = [f for f in PYTEST_FOLDERS[suite] if list((ROOT / f).glob("test_*.py"))]
+    if not folders:
+        return Tally(failed=1, notes=[f"FAILED {suite}: no test found"])
+    report = BUILD / f"pytest-{suite}.xml"
+    report.unlink(missing_ok=True)
+    env = dict(os.environ)
+    env.setdefault("SHADOWSERVE_BUILD", str(BUILD / "release"))
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT / "python"), env.get("PYTHONPATH")]))
+    command = [sys.executable, "-m", "pytest", "-q", "-rsf", "--tb=short", f"--junitxml={report}"]
+    subprocess.run([*command, *folders], cwd=ROOT, env=env)
+    if not report.exists():
+        return Tally(failed=1, notes=[f"FAILED {suite}: pytest ended without a report"])
+    tally = Tally()
+    for case in ElementTree.parse(report).iter("testcase"):
+        name = f"{case.get('classname')}.{case.get('name')}"
+        if case.find("failure") is not None or case.find("error") is not None:
+            tally.add(Tally(failed=1, notes=[f"FAILED {suite}: {name}"]))
+        elif (skipped := case.find("skipped")) is not None:
+            tally.add(Tally(skipped=1, notes=[f"skipped {name}: {skipped.get('message')}"]))
+        else:
+            tally.passed += 1
+    return tally
+
+
+def run_suite(suite: str) -> Tally:
+    if suite == "c":
+        return run_meson(BUILD / "release", [], (), "release")
+    if suite == "sanitizers":
+        debug = ["--buildtype=debugoptimized", "-Db_lundef=false"]
+        tally = run_meson(
+            BUILD / "asan", [*debug, "-Db_sanitize=address,undefined"], (), "asan+ubsan"
+        )
+        tally.add(run_meson(BUILD / "tsan", [*debug, "-Db_sanitize=thread"], TSAN_SUITES, "tsan"))
+        return tally
+    return run_pytest(suite)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", choices=SUITES, action="append", help="run one suite")
+    options = parser.parse_args()
+    BUILD.mkdir(exist_ok=True)
+    total = Tally()
+    for suite in options.only or SUITES:
+        start = time.monotonic()
+        print(f"== {suite}", flush=True)
+        tally = run_suite(suite)
+        print(f"== {suite}: {tally.line()} in {time.monotonic() - start:.0f} s", flush=True)
+        total.add(tally)
+    for note in total.notes:
+        print(note)
+    print(total.line())
+    return 1 if total.failed or not total.passed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
