@@ -53,6 +53,11 @@ static inline uint32_t shape_tensors(const struct chunk_shape *shape)
 uint64_t shape_tensor_bytes(const struct chunk_shape *shape, uint32_t part);
 uint64_t shape_kv_bytes(const struct chunk_shape *shape);
 
+/* Upper bounds of what a container of this shape holds: every group of 64 channels may be an entry
+ * of its own, with all optional meta. */
+uint32_t shape_entries_max(const struct chunk_shape *shape);
+uint64_t shape_meta_bytes_max(const struct chunk_shape *shape);
+
 /* No container of this shape is longer, with any tier and codec (STORED bounds every segment). */
 uint64_t shape_container_bytes_max(const struct chunk_shape *shape);
 
