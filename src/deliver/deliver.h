@@ -7,7 +7,8 @@
  * and RDMA take the same jobs asynchronously. So the contract is two-phase: a tensor's blocks are
  * opened (say where the decoder writes), then submitted, then polled until done.
  *
- * Threads: attach and detach on the control thread; the data path on the worker that owns the job.
+ * Threads: attach and detach on the control thread; the data path on the worker that owns the job
+ * and the queue. Nothing on the data path allocates.
  */
 #ifndef SSV_DELIVER_H
 #define SSV_DELIVER_H
@@ -43,11 +44,18 @@ struct deliver_job {
 	uint8_t direction;      /* enum deliver_direction */
 	const uint32_t *blocks; /* [blocks_count], borrowed until handed back */
 	uint32_t blocks_count;
-	uint8_t *stage;  /* deliver_stage_bytes() of staging memory, or NULL when that is 0 */
-	uint8_t **token; /* [blocks_count * block_tokens]: filled by open */
-	int status;      /* out: 0, -EFAULT, -ESRCH, -EIO */
+	uint8_t *stage;               /* stage_bytes() of staging memory, or NULL when that is 0 */
+	uint8_t **token;              /* [blocks_count * block_tokens]: filled by open */
+	const struct layout_map *map; /* set by open: element (t, c) lies at
+				       * token[t] + map->channel[c] */
+	int status;                   /* out: 0, -EFAULT, -ESRCH, -EPERM, -EIO */
 	void *owner;
 	struct deliver_job *next;
+};
+
+/* Jobs of one worker that are done and not yet polled. Zeroed: empty. */
+struct deliver_queue {
+	struct deliver_job *first, *last;
 };
 
 struct deliver_ops {
@@ -64,16 +72,22 @@ struct deliver_ops {
 	uint64_t (*stage_bytes)(const struct region *region, uint32_t tensor,
 				uint32_t blocks_count);
 
-	/* Fill job->token with the addresses of the blocks' tokens: element (t, c) lies at
-	 * token[t] + layout.parts[part].channel[c]. IN: to be written, then submitted. OUT: valid
-	 * to read only after the job was submitted and handed back. */
+	/* Fill job->token and job->map. IN: the places are to be written, then submitted. OUT:
+	 * valid to read only after the job was submitted and handed back. */
 	void (*open)(struct deliver_job *job);
-	uint32_t (*submit)(struct deliver_job *const *jobs, uint32_t n);
-	uint32_t (*poll)(struct deliver_job **done, uint32_t max);
+
+	/* Take a job; it is handed back by poll exactly once, with its status. */
+	void (*submit)(struct deliver_queue *queue, struct deliver_job *job);
+
+	/* Hand back up to max finished jobs of this queue; returns how many. */
+	uint32_t (*poll)(struct deliver_queue *queue, struct deliver_job **done, uint32_t max);
 };
 
 /* The way for a memory kind, or NULL. */
 const struct deliver_ops *deliver_way(uint8_t memory);
+
+/* Every way of this build, NULL-terminated. */
+const struct deliver_ops *const *deliver_ways(void);
 
 /**
  * Attach a region: copy and check its layout, then its memory.
@@ -82,5 +96,17 @@ const struct deliver_ops *deliver_way(uint8_t memory);
 SSV_MUST_CHECK int region_attach(const struct ssv_region *offer, const struct ssv_layout *layout,
 				 pid_t owner, struct region **ret_region, char *error);
 void region_detach(struct region *region); /* takes NULL; frees it */
+
+/* Append a finished job to its queue, and take the finished ones: for ways that end at once. */
+void deliver_queue_push(struct deliver_queue *queue, struct deliver_job *job);
+uint32_t deliver_queue_poll(struct deliver_queue *queue, struct deliver_job **done, uint32_t max);
+
+/**
+ * Copy the tokens of a job that was opened into canonical order, [tokens][channels], or back.
+ * tokens_count: from the job's first token on.
+ */
+void deliver_gather(const struct deliver_job *job, uint32_t tokens_count, uint8_t *canonical);
+void deliver_scatter(const struct deliver_job *job, uint32_t tokens_count,
+		     const uint8_t *canonical);
 
 #endif

@@ -5,6 +5,10 @@
  * Every packing met so far places an element at a sum of one stride per index digit, so an address
  * is block start + token_offset[t] + channel_offset[c]. Two small tables a part replace all layout
  * arithmetic on the data path. They are made once, at registration.
+ *
+ * A second pair of tables places the same elements without the holes that other tensors fill, in
+ * the same order: the form in which a block travels through staging memory. A run is adjacent in
+ * both forms.
  */
 #ifndef SSV_LAYOUT_H
 #define SSV_LAYOUT_H
@@ -12,20 +16,27 @@
 #include "chunk/shape.h"
 #include "shadowserve.h"
 
-/* Elements of a part that are adjacent in a block: one run of a copy. Sorted by offset. */
+/* Elements of a part that are adjacent in a block: one run of a copy. In the order of the packed
+ * form, where one run begins where the last one ended. */
 struct layout_run {
 	uint32_t offset; /* bytes from the tensor's place in the block */
 	uint32_t bytes;
 };
 
+/* Element (t, c) of a block lies at token[t] + channel[c]; byte offsets. */
+struct layout_map {
+	uint32_t token[SSV_BLOCK_TOKENS_MAX];
+	uint32_t *channel;     /* [channels] */
+	uint32_t run_channels; /* adjacent channels per run: c..c+run-1 contiguous */
+	uint32_t token_stride; /* constant distance of tokens if below a channel's, else 0 */
+	uint32_t block_bytes;  /* last byte + 1 */
+};
+
 struct layout_part {
 	struct chunk_part shape;
-	uint32_t token[SSV_BLOCK_TOKENS_MAX]; /* byte offset of a token in its block */
-	uint32_t *channel;                    /* [channels] byte offset of a channel in its token */
-	uint32_t run_channels;   /* adjacent channels per run (dim when dim stride is 1) */
-	uint32_t token_stride;   /* constant distance of tokens if below a run, else 0 */
-	uint32_t span_bytes;     /* last byte + 1, from the tensor's place in the block */
-	struct layout_run *runs; /* all elements of one block, joined */
+	struct layout_map place;  /* in the region */
+	struct layout_map packed; /* in staging memory */
+	struct layout_run *runs;  /* all elements of one block, joined */
 	uint32_t runs_count;
 };
 
@@ -47,6 +58,12 @@ struct layout {
 SSV_MUST_CHECK int layout_create(const struct ssv_layout *source, uint64_t region_bytes,
 				 struct layout **ret_layout, char *error);
 void layout_destroy(struct layout *layout); /* takes NULL */
+
+static inline const struct layout_part *layout_tensor_part(const struct layout *layout,
+							   uint32_t tensor)
+{
+	return &layout->parts[tensor % layout->parts_count];
+}
 
 /* Byte offset of (tensor, block)'s place from the region's start. */
 static inline uint64_t layout_block_offset(const struct layout *layout, uint32_t tensor,

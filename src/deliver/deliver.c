@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* deliver.c - the one visible list of delivery ways, attaching regions, canonical order. */
+#include "deliver/deliver.h"
+
+#include <errno.h>
+#include <string.h>
+
+extern const struct deliver_ops deliver_memory, deliver_cma;
+
+static const struct deliver_ops *const ways[] = {&deliver_memory, &deliver_cma, NULL};
+
+const struct deliver_ops *const *deliver_ways(void)
+{
+	return ways;
+}
+
+const struct deliver_ops *deliver_way(uint8_t memory)
+{
+	for (uint32_t i = 0; ways[i]; i++) {
+		if (ways[i]->memory == memory)
+			return ways[i];
+	}
+	return NULL;
+}
+
+int region_attach(const struct ssv_region *offer, const struct ssv_layout *layout, pid_t owner,
+		  struct region **ret_region, char *error)
+{
+	const struct deliver_ops *ops;
+	struct region *region;
+	int err;
+
+	ops = offer->memory <= UINT8_MAX ? deliver_way((uint8_t)offer->memory) : NULL;
+	if (!ops) {
+		snprintf(error, SSV_ERROR_TEXT_MAX, "memory kind %u is not known", offer->memory);
+		return -ENOTSUP;
+	}
+	region = calloc(1, sizeof(*region));
+	if (!region) {
+		snprintf(error, SSV_ERROR_TEXT_MAX, "no memory for a region");
+		return -ENOMEM;
+	}
+	region->ops = ops;
+	region->bytes = offer->bytes;
+	region->pid = owner;
+	region->pidfd = -1;
+	err = layout_create(layout, offer->bytes, &region->layout, error);
+	if (err)
+		goto free_region;
+	err = ops->attach(region, offer, owner, error);
+	if (err)
+		goto destroy_layout;
+	*ret_region = region;
+	return 0;
+
+destroy_layout:
+	layout_destroy(region->layout);
+free_region:
+	free(region);
+	return err;
+}
+
+void region_detach(struct region *region)
+{
+	if (!region)
+		return;
+	region->ops->detach(region);
+	layout_destroy(region->layout);
+	free(region);
+}
+
+void deliver_queue_push(struct deliver_queue *queue, struct deliver_job *job)
+{
+	job->next = NULL;
+	if (queue->last)
+		queue->last->next = job;
+	else
+		queue->first = job;
+	queue->last = job;
+}
+
+uint32_t deliver_queue_poll(struct deliver_queue *queue, struct deliver_job **done, uint32_t max)
+{
+	uint32_t n = 0;
+
+	while (n < max && queue->first) {
+		done[n] = queue->first;
+		queue->first = done[n]->next;
+		done[n++]->next = NULL;
+	}
+	if (!queue->first)
+		queue->last = NULL;
+	return n;
+}
+
+/* Both directions walk token by token, in runs of adjacent channels. */
+void deliver_gather(const struct deliver_job *job, uint32_t tokens_count, uint8_t *canonical)
+{
+	const struct layout *layout = job->region->layout;
+	const uint32_t channels = part_channels(&layout_tensor_part(layout, job->tensor)->shape);
+	const uint32_t element = layout->element_bytes;
+	const uint32_t run = job->map->run_channels;
+	const uint32_t *channel = job->map->channel;
+
+	for (uint32_t t = 0; t < tokens_count; t++) {
+		const uint8_t *token = job->token[t];
+
+		if (run == 1 && element == 2) { /* transposed, the common 16-bit case */
+			for (uint32_t c = 0; c < channels; c++, canonical += 2)
+				memcpy(canonical, token + channel[c], 2);
+			continue;
+		}
+		for (uint32_t c = 0; c < channels; c += run) {
+			memcpy(canonical, token + channel[c], (size_t)run * element);
+			canonical += (size_t)run * element;
+		}
+	}
+}
+
+void deliver_scatter(const struct deliver_job *job, uint32_t tokens_count, const uint8_t *canonical)
+{
+	const struct layout *layout = job->region->layout;
+	const uint32_t channels = part_channels(&layout_tensor_part(layout, job->tensor)->shape);
+	const uint32_t element = layout->element_bytes;
+	const uint32_t run = job->map->run_channels;
+	const uint32_t *channel = job->map->channel;
+
+	for (uint32_t t = 0; t < tokens_count; t++) {
+		uint8_t *token = job->token[t];
+
+		for (uint32_t c = 0; c < channels; c += run) {
+			memcpy(token + channel[c], canonical, (size_t)run * element);
+			canonical += (size_t)run * element;
+		}
+	}
+}
