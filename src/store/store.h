@@ -10,8 +10,12 @@
  * poll hands it back. While a GET runs, value_bytes and received may be read between polls: the
  * bytes below `received` are in data[] and do not change any more (the watermark).
  *
- * Accepted means handed back exactly once, no later than shortly after deadline_ns. To cancel,
- * lower deadline_ns to 0 and poll.
+ * Accepted means handed back exactly once, no later than shortly after deadline_ns, in any order.
+ * To cancel, lower deadline_ns to 0 and poll; the status is then -ETIMEDOUT (or the result, if that
+ * was already known). From then on the store does not touch data[] any more.
+ *
+ * A value has 1 to value_bytes_max bytes. PUT of 0 bytes: -EINVAL; of more: -EMSGSIZE. A stored
+ * value longer than value_bytes_max is a lie: GET gives -EPROTO.
  */
 #ifndef SSV_STORE_H
 #define SSV_STORE_H
@@ -40,8 +44,8 @@ struct store_op {
 
 	uint64_t value_bytes; /* PUT: in. GET: out, as soon as known (0 before). EXISTS: out */
 	uint64_t received;    /* GET: out, watermark */
-	int status; /* out, when handed back: 0, -ENOENT, -EMSGSIZE, -ETIMEDOUT, -ENOTCONN,
-		     * -ENOSPC, -EPROTO, -EIO */
+	int status;           /* out, when handed back: 0, -ENOENT, -EMSGSIZE, -EINVAL, -ETIMEDOUT,
+			       * -ENOTCONN store or folder gone, -ENOSPC, -EACCES, -EROFS, -EPROTO, -EIO */
 
 	struct store_op *next; /* the store's while it holds the operation */
 };
@@ -51,6 +55,7 @@ enum store_caps {
 	STORE_CAP_SHARED = 2,     /* other handles of the same URI see them */
 	STORE_CAP_REMOTE = 4,     /* bytes come over a network */
 	STORE_CAP_LIST = 8,       /* list() works */
+	STORE_CAP_WRAPPER = 16,   /* stands before another scheme: "fault+file:" */
 };
 
 struct store_config {
@@ -69,10 +74,13 @@ struct store_stats {
 };
 
 struct store; /* a backend's own structure; its first member is const struct store_ops *ops */
+struct uri_option;
 
 struct store_ops {
-	const char *scheme; /* "file", "redis" ... as in the URI */
-	uint32_t caps;      /* enum store_caps */
+	const char *scheme;               /* "file", "redis" ... as in the URI */
+	uint32_t caps;                    /* enum store_caps */
+	const struct uri_option *options; /* what may stand behind '?' (store/uri.h) */
+	uint32_t options_count;
 
 	/* Control path: may allocate and block up to a second. On failure: one line in error
 	 * (SSV_ERROR_TEXT_MAX bytes) names the URI's part, its value and what was expected. */
