@@ -3,8 +3,8 @@
  * codec.h - between a chunk's KV in canonical order and its container.
  *
  * Quantiser, class planes and lossless back ends are described in docs/codec.md (normative). The
- * same input gives the same bytes on every machine. Nothing here allocates: the caller brings
- * scratch memory of codec_scratch_bytes().
+ * same input gives the same bytes on every machine. Nothing allocates but codec_scratch_init(): the
+ * caller brings scratch memory of codec_scratch_bytes(), and every `scratch` below is such memory.
  *
  * Threads: functions are pure; one scratch memory is used by one thread at a time.
  */
@@ -14,8 +14,18 @@
 #include "chunk/builder.h"
 #include "chunk/container.h"
 
-/* Scratch for encoding and decoding any tensor of up to channels_max channels. */
+/* Scratch for encoding and decoding chunks whose parts have up to channels_max channels each. */
 uint64_t codec_scratch_bytes(uint32_t channels_max);
+
+/**
+ * Prepare scratch memory, once, before anything is encoded or decoded with it.
+ *
+ * Ownership: memory is embedded, 64-byte aligned, until codec_scratch_fini(). One small object of
+ *            libdeflate is allocated here; nothing is allocated later.
+ * Errors:    -EINVAL channels_max or alignment; -E2BIG bytes below codec_scratch_bytes(); -ENOMEM.
+ */
+SSV_MUST_CHECK int codec_scratch_init(void *memory, uint64_t bytes, uint32_t channels_max);
+void codec_scratch_fini(void *memory); /* takes NULL and zeroed memory */
 
 /* ---- decoding ------------------------------------------------------------------------------- */
 

@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * kernels.h - the inner loops, behind one dispatch table.
+ *
+ * kernels_scalar is the reference: another table must produce the same bytes from the same input,
+ * and on damaged input the same verdict. Kernels trust their jobs (lengths, raw bits, frequencies
+ * were checked before), except r16_decode, which judges its streams itself.
+ */
+#ifndef SSV_CODEC_KERNELS_H
+#define SSV_CODEC_KERNELS_H
+
+#include "base/base.h"
+#include "codec/lanes.h"
+
+#define R16_STREAMS_MAX  4u
+#define R16_STATES_BYTES 128u
+
+/* The streams of an entry. Stream k holds groups k*n/S .. (k+1)*n/S - 1 of the plane's n. */
+struct r16_job {
+	const uint8_t *stream[R16_STREAMS_MAX]; /* readable for 64 bytes past their ends */
+	uint32_t stream_bytes[R16_STREAMS_MAX]; /* R16_STATES_BYTES or more */
+	uint32_t streams_count;
+	const uint8_t *frequency; /* [groups][16] */
+	const struct class_plane *plane;
+};
+
+/* One stream to encode: groups group0 .. group_end - 1. It is written backwards from end. */
+struct r16_encode_job {
+	const struct class_plane *plane;
+	const uint8_t *frequency;
+	uint32_t group0, group_end;
+	uint8_t *begin, *end;
+};
+
+/* One group of one tensor, from classes and raw bits to elements in place order. */
+struct tile_job {
+	const uint8_t *classes; /* [tokens][64], lane order */
+	const uint8_t *raw;     /* [tokens][ceil(lanes * raw_bits / 8)], then 64 readable bytes */
+	uint32_t tokens, lanes, raw_bits;
+	uint8_t dtype;
+	const uint8_t *exponent; /* lossless: [16] */
+	const int16_t *offset;   /* [64], lane order */
+	const int16_t *delta;    /* [64], lane order: -1 where the previous token is the base */
+	const float *scale;      /* [64], lane order */
+	uint8_t *tile;           /* [tokens][64] elements */
+};
+
+/* Elements of one group to where they belong. */
+struct scatter_job {
+	const uint8_t *elements; /* [tokens] rows of row_bytes, the group's places in order */
+	uint32_t row_bytes;
+	uint32_t tokens, lanes, element_bytes;
+	const uint32_t *place; /* [lanes]: byte offset of each place in a token */
+	uint8_t *const *token; /* [tokens]: NULL: not wanted */
+	uint32_t token_stride;
+};
+
+/* One group of one tensor to integers, encoding. */
+struct quantise_job {
+	const uint8_t *elements; /* the group's first channel of token 0 */
+	uint64_t row_bytes;
+	uint32_t tokens, lanes;
+	uint8_t dtype;
+	const float *inverse; /* [64], lane order: 1 / scale */
+	int16_t *integers;    /* [tokens][64]: nearest integer; INTEGER_NONE when none is near */
+};
+
+#define INTEGER_NONE INT16_MIN
+#define INTEGER_MAX  32000
+
+/* Integers to classes and raw bits, with what the decoder will make of them. */
+struct pack_job {
+	const int16_t *integers; /* [tokens][64] */
+	uint32_t tokens, lanes, raw_bits;
+	const int16_t *offset, *delta;
+	uint8_t *classes; /* [tokens][64] */
+	uint8_t *raw;
+	uint64_t *outside; /* [tokens]: lanes whose integer is not reproduced */
+};
+
+struct kernels {
+	const char *name;
+	SSV_MUST_CHECK int (*r16_decode)(const struct r16_job *job); /* 0 or -EBADMSG */
+	/* Returns where the stream begins, or NULL when it does not fit. */
+	uint8_t *(*r16_encode)(const struct r16_encode_job *job);
+	void (*dequantise)(const struct tile_job *job);
+	void (*join)(const struct tile_job *job); /* lossless: exponent, sign and mantissa */
+	void (*scatter)(const struct scatter_job *job);
+	void (*quantise)(const struct quantise_job *job);
+	void (*pack)(const struct pack_job *job);
+};
+
+extern const struct kernels kernels_scalar;
+
+/* The table to use on this machine. */
+const struct kernels *kernels_get(void);
+
+#endif

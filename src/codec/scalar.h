@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * scalar.h - the reference kernels (see kernels.h), by file: scalar_r16.c, scalar_decode.c,
+ * scalar_encode.c.
+ */
+#ifndef SSV_CODEC_SCALAR_H
+#define SSV_CODEC_SCALAR_H
+
+#include "codec/kernels.h"
+
+SSV_MUST_CHECK int scalar_r16_decode(const struct r16_job *job);
+uint8_t *scalar_r16_encode(const struct r16_encode_job *job);
+void scalar_dequantise(const struct tile_job *job);
+void scalar_join(const struct tile_job *job);
+void scalar_scatter(const struct scatter_job *job);
+void scalar_quantise(const struct quantise_job *job);
+void scalar_pack(const struct pack_job *job);
+
+#endif

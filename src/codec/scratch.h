@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * scratch.h - the inside of the caller's scratch memory: planes, one group's tile, and the state
+ * of the library back ends, all laid out once so that nothing allocates for a segment.
+ *
+ * The memory belongs to one thread at a time; its content means nothing between two calls.
+ */
+#ifndef SSV_CODEC_SCRATCH_H
+#define SSV_CODEC_SCRATCH_H
+
+#include <zlib.h>
+
+#include "codec/lanes.h"
+
+#define PAIRS_BYTES_MAX (2u << 20) /* class bytes of one entry that inflating may produce */
+
+struct libdeflate_decompressor;
+struct ZSTD_CCtx_s;
+struct ZSTD_DCtx_s;
+
+/* Memory handed out from the front; what deflateInit and the zstd contexts live in. */
+struct arena {
+	uint8_t *bytes;
+	uint64_t used, bytes_count;
+};
+
+struct codec_scratch {
+	uint32_t channels_max, groups_max;
+	uint8_t *classes; /* [groups_max][SSV_CHUNK_TOKENS][64] */
+	uint8_t *pairs;   /* class bytes of an entry before or after a library back end */
+	uint32_t pairs_bytes;
+	uint8_t *tile;     /* one group: [SSV_CHUNK_TOKENS][64] elements of up to 4 bytes */
+	int16_t *integers; /* encoding, one group: [SSV_CHUNK_TOKENS][64] */
+	uint8_t *exceptions;
+	uint64_t exceptions_bytes;
+	uint32_t index_base; /* decoding: exception index of the tensor's first element */
+	uint16_t *position;  /* [channels_max]: where a channel stands in the meta's order */
+	float *values;       /* encoding, one group: [SSV_CHUNK_TOKENS][64] */
+	uint64_t *outside;   /* [SSV_CHUNK_TOKENS]: lanes of the group that need an exception */
+	float *spread;       /* [channels_max]: of each channel */
+	float *sorted;       /* [channels_max]: for medians */
+	uint16_t *steps;     /* [channels_max], by head */
+	uint8_t *raw_bits;   /* [groups_max] */
+	uint8_t *frequency;  /* [groups_max][16] */
+	uint8_t *exponent;   /* [groups_max][16] */
+	int16_t *offset;     /* [channels_max] */
+	uint8_t *delta;      /* [channels_max]: 0 or 1 */
+	struct arena arena;
+	z_stream deflate;
+	struct libdeflate_decompressor *inflate; /* owned; the one thing outside the memory */
+	struct ZSTD_CCtx_s *zstd_encode;
+	struct ZSTD_DCtx_s *zstd_decode;
+};
+
+#endif

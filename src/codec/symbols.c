@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* symbols.c - meta to per-lane parameters, class planes to class pairs and back. */
+#include "codec/symbols.h"
+
+#include <string.h>
+
+#include "codec/float.h"
+
+#define NIBBLE_LANES (LANES / 2)
+
+float step_scale(uint16_t step_bits, uint8_t factor)
+{
+	static const uint8_t mantissa[8] = {128, 140, 152, 166, 181, 197, 215, 235};
+	/* 2^((b >> 3) - 23): b >> 3 is 0..31, so the exponent is 104..135 */
+	float power = f32_of((uint32_t)(127 + (factor >> 3) - 23) << 23);
+
+	/* exact: 11 + 8 bits of mantissa, then a power of two */
+	return f32_from_fp16(step_bits) * mantissa[factor & 7] * power;
+}
+
+void group_load(const struct tensor_meta *meta, const struct tensor_extent *extent, uint32_t dim,
+		uint32_t group, struct group_parameters *ret_parameters)
+{
+	struct group_parameters *p = ret_parameters;
+	uint32_t lanes = (uint32_t)u64_min(LANES, extent->channels_count - (uint64_t)group * LANES);
+
+	memset(p, 0, sizeof(*p));
+	for (uint32_t lane = 0; lane < lanes; lane++) {
+		uint32_t place = group * LANES + lane_channel(lane, lanes);
+		uint32_t c = meta_channel(meta, place);
+		uint32_t head = (extent->channel0 + c) / dim - extent->head0;
+		uint8_t factor = meta->factor ? meta->factor[c] : STEP_FACTOR_ONE;
+
+		p->scale[lane] = step_scale(load_le16(meta->steps + 2 * head), factor);
+		if (meta->flags & TENSOR_OFFSET_I8)
+			p->offset[lane] = (int8_t)meta->offsets[c];
+		else if (meta->flags & TENSOR_OFFSET_I16)
+			p->offset[lane] = (int16_t)load_le16(meta->offsets + 2 * c);
+		if (meta->delta && meta->delta[c / 8] >> c % 8 & 1)
+			p->delta[lane] = -1;
+	}
+}
+
+static uint32_t row_pairs(uint32_t lanes)
+{
+	return (uint32_t)u64_min(lanes, NIBBLE_LANES);
+}
+
+uint32_t class_pairs_bytes(const struct class_plane *plane)
+{
+	return plane->tokens *
+	       ((plane->groups_count - 1) * NIBBLE_LANES + row_pairs(plane->last_lanes));
+}
+
+void class_pairs_pack(const struct class_plane *plane, uint8_t *pairs)
+{
+	for (uint32_t g = 0; g < plane->groups_count; g++) {
+		uint32_t lanes = plane_lanes(plane, g), bytes = row_pairs(lanes);
+		const uint8_t *row = plane_group(plane, g);
+
+		for (uint32_t t = 0; t < plane->tokens; t++, row += LANES, pairs += bytes) {
+			uint32_t high = lanes - bytes;
+
+			for (uint32_t k = 0; k < high; k++)
+				pairs[k] = (uint8_t)(row[k] | row[k + NIBBLE_LANES] << 4);
+			for (uint32_t k = high; k < bytes; k++)
+				pairs[k] = row[k];
+		}
+	}
+}
+
+void class_pairs_unpack(const struct class_plane *plane, const uint8_t *pairs)
+{
+	for (uint32_t g = 0; g < plane->groups_count; g++) {
+		uint32_t bytes = row_pairs(plane_lanes(plane, g));
+		uint8_t *row = plane_group(plane, g);
+
+		for (uint32_t t = 0; t < plane->tokens; t++, row += LANES, pairs += bytes) {
+			for (uint32_t k = 0; k < bytes; k++) {
+				row[k] = pairs[k] & 15;
+				row[k + NIBBLE_LANES] = pairs[k] >> 4;
+			}
+		}
+	}
+}
+
+void class_plane_open(struct class_plane *plane, struct codec_scratch *scratch,
+		      const struct tensor_extent *extent, uint32_t tokens)
+{
+	plane->classes = scratch->classes;
+	plane->groups_count = extent->groups_count;
+	plane->tokens = tokens;
+	plane->last_lanes = extent->channels_count - (extent->groups_count - 1) * LANES;
+}
+
+void class_source_open(const struct container *container, const struct container_entry *entry,
+		       struct class_source *ret_source)
+{
+	const struct chunk_shape *shape = &container->header.shape;
+
+	memset(ret_source, 0, sizeof(*ret_source));
+	ret_source->bytes = container->bytes + entry->offset;
+	ret_source->bytes_count = entry->class_bytes;
+	ret_source->streams_count = entry->streams_count;
+	ret_source->class_crc = entry->class_crc;
+	for (uint32_t t = 0; t < entry->tensors_count; t++) {
+		struct tensor_extent extent;
+		struct class_plane plane = {.tokens = shape->tokens};
+
+		entry_extent(shape, entry, t, &extent);
+		plane.groups_count = extent.groups_count;
+		plane.last_lanes = extent.channels_count - (extent.groups_count - 1) * LANES;
+		ret_source->pairs_bytes += class_pairs_bytes(&plane);
+	}
+}
