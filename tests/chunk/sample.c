@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "base/bytes.h"
+#include "base/clock.h"
 #include "base/crc.h"
 
 uint64_t sample_random(uint64_t *seed)
@@ -21,6 +22,15 @@ uint64_t sample_random(uint64_t *seed)
 	z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
 	z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
 	return z ^ (z >> 31);
+}
+
+uint64_t sample_seed(void)
+{
+	const char *text = getenv("SSV_SEED");
+	uint64_t seed = text ? strtoull(text, NULL, 0) : clock_now_ns();
+
+	print_message("SSV_SEED=%llu\n", (unsigned long long)seed);
+	return seed;
 }
 
 static void random_bytes(uint8_t *bytes, uint64_t count, uint64_t *seed)

@@ -29,6 +29,8 @@ struct sample {
 };
 
 uint64_t sample_random(uint64_t *seed);
+/* $SSV_SEED, or one from the clock; printed, so that a failure can be repeated. */
+uint64_t sample_seed(void);
 
 /* K and V of `heads` heads of `dim`, `layers` layers, bf16. */
 struct chunk_shape sample_shape(uint32_t layers, uint32_t heads, uint32_t dim, uint32_t tokens);
