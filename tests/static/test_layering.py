@@ -132,12 +132,21 @@ def test_nothing_is_left_open_in_the_sources() -> None:
     assert not left, "\n".join(left)
 
 
-def test_only_named_files_use_atomics() -> None:
-    """Memory order is kept behind named functions, each with its partner named."""
-    wrong = []
-    for path in SOURCES:
-        text = path.read_text()
-        atomic = re.search(r"\batomic_(load|store|fetch|exchange|compare)|__atomic_", text)
-        if atomic and "pairs with" not in text.lower():
-            wrong.append(str(path.relative_to(ROOT)))
+def test_every_ordered_atomic_names_its_partner() -> None:
+    ordered = re.compile(r"memory_order_(acquire|release|acq_rel|seq_cst)|__atomic_")
+    wrong = [
+        str(path.relative_to(ROOT))
+        for path in SOURCES
+        if ordered.search(text := path.read_text()) and "pairs with" not in text.lower()
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_atomic_leaves_its_memory_order_unsaid() -> None:
+    implicit = re.compile(r"\batomic_(?!thread_fence)\w+(?<!_explicit)\(|\batomic_thread_fence")
+    wrong = [
+        f"{path.relative_to(ROOT)}: {match.group()}"
+        for path in SOURCES
+        if (match := implicit.search(path.read_text())) and "atomic_init" not in match.group()
+    ]
     assert not wrong, "\n".join(wrong)
