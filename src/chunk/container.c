@@ -45,8 +45,7 @@ static int fields_are_sound(const uint8_t *bytes, const struct container_header 
 	    h->verbatim_tokens > h->shape.tokens || !errors_are_sound(h) ||
 	    h->out_bytes != shape_kv_bytes(&h->shape))
 		return 0;
-	return h->segments_count && h->segments_count <= shape_entries_max(&h->shape) &&
-	       h->table_offset == CONTAINER_HEADER_BYTES &&
+	return h->segments_count && h->table_offset == CONTAINER_HEADER_BYTES &&
 	       h->meta_offset == CONTAINER_HEADER_BYTES + table_bytes &&
 	       (uint64_t)h->meta_offset + h->meta_bytes <= h->total_bytes;
 }

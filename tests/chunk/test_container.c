@@ -265,6 +265,62 @@ static void builder_refuses_what_a_reader_would(void **state)
 	free(bytes);
 }
 
+/* Append an entry of whole tensors with plain meta: r = 0, so there are no raw planes. */
+static int append_plain(const struct chunk_shape *shape, uint8_t codec, uint32_t streams,
+			uint32_t tensors, uint32_t class_bytes)
+{
+	const struct container_header header = {.tier = SSV_TIER_STANDARD, .shape = *shape};
+	uint64_t capacity = shape_container_bytes_max(shape) + CONTAINER_SLACK_BYTES, room;
+	uint32_t groups = part_groups(&shape->parts[0]);
+	struct container_entry entry = {.codec = codec,
+					.streams_count = (uint8_t)streams,
+					.tensors_count = (uint8_t)tensors,
+					.groups_count = (uint16_t)groups,
+					.class_bytes = class_bytes,
+					.wire_bytes = class_bytes};
+	uint8_t *bytes = calloc(1, capacity), *meta, *begin;
+	struct builder builder;
+	int err;
+
+	assert_non_null(bytes);
+	assert_int_equal(builder_begin(&builder, &header, bytes, capacity), 0);
+	meta = begin = builder_meta(&builder, &room);
+	for (uint32_t t = 0; t < tensors; t++) {
+		*meta++ = 0;
+		for (uint32_t h = 0; h < shape->parts[0].heads; h++, meta += 2)
+			store_le16(meta, 0x3c00);
+		memset(meta, 0, groups);
+		meta += groups;
+		memset(meta, 16, 16 * groups);
+		meta += 16 * groups;
+	}
+	entry.meta_bytes =
+	    (uint32_t)(meta - (bytes + entry.meta_offset)) - (uint32_t)builder.meta_begin;
+	err = builder_append(&builder, &entry);
+	free(bytes);
+	return err;
+}
+
+static void lengths_have_bounds(void **state)
+{
+	const struct chunk_shape one = sample_shape(1, 1, 64, 32),
+				 wide = sample_shape(2, 64, 128, 256);
+	uint32_t stored = 64 * 32 * 2;
+
+	(void)state;
+	assert_int_equal(append_plain(&one, WIRE_CODEC_R16, 1, 1, 132), 0);
+	assert_int_equal(append_plain(&one, WIRE_CODEC_R16, 1, 1, 131), -EINVAL);
+	assert_int_equal(append_plain(&one, WIRE_CODEC_R16, 2, 1, 264), -EINVAL); /* one group */
+	assert_int_equal(append_plain(&one, WIRE_CODEC_R16, 1, 1, stored), 0);
+	assert_int_equal(append_plain(&one, WIRE_CODEC_R16, 1, 1, stored + 1), -EINVAL);
+	assert_int_equal(append_plain(&one, WIRE_CODEC_ZSTD, 1, 1, 1), 0);
+	assert_int_equal(append_plain(&one, WIRE_CODEC_ZSTD, 1, 1, 0), -EINVAL);
+	assert_int_equal(append_plain(&one, 200, 1, 1, 1), 0); /* a codec to come */
+	/* 2 MiB inflated at most: two tensors of 8192 channels x 256 tokens in pairs */
+	assert_int_equal(append_plain(&wide, WIRE_CODEC_DEFLATE, 1, 2, 100), 0);
+	assert_int_equal(append_plain(&wide, WIRE_CODEC_DEFLATE, 1, 3, 100), -EINVAL);
+}
+
 static void faults_have_texts(void **state)
 {
 	(void)state;
@@ -283,6 +339,7 @@ int main(void)
 	    cmocka_unit_test(an_entry_covers_the_heads_its_groups_touch),
 	    cmocka_unit_test(a_container_opens_as_it_arrives),
 	    cmocka_unit_test(builder_refuses_what_a_reader_would),
+	    cmocka_unit_test(lengths_have_bounds),
 	    cmocka_unit_test(faults_have_texts),
 	};
 

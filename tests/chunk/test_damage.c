@@ -352,6 +352,32 @@ static void meta_fields(void **state)
 	sample_free(&sample);
 }
 
+static void bytes_of_no_segment(void **state)
+{
+	struct sample_options options = quantised_options();
+	struct container_expect expect;
+	struct sample sample;
+	uint32_t meta_bytes;
+
+	(void)state;
+	sample_build(&options, &sample);
+	expect = sample_expect(&sample);
+	store_le32(sample.bytes + 12, (uint32_t)sample.value_bytes + 64);
+	sample_reseal(sample.bytes);
+	expect.value_bytes += 64;
+	expect_fault(&sample, &expect, CONTAINER_FAULT_TABLE, "bytes after the last segment");
+	sample_free(&sample);
+
+	sample_build(&options, &sample);
+	expect = sample_expect(&sample);
+	meta_bytes = sample.header.meta_bytes;
+	assert_int_not_equal((sample.header.meta_offset + meta_bytes) % 64, 0);
+	store_le32(sample.bytes + 136, meta_bytes + 1);
+	sample_reseal(sample.bytes);
+	expect_fault(&sample, &expect, CONTAINER_FAULT_META, "meta of no entry");
+	sample_free(&sample);
+}
+
 static void raw_length_follows_raw_bits(void **state)
 {
 	struct sample_options options = quantised_options();
@@ -576,6 +602,7 @@ int main(void)
 	    cmocka_unit_test(joined_tensors),
 	    cmocka_unit_test(missing_tensors),
 	    cmocka_unit_test(meta_fields),
+	    cmocka_unit_test(bytes_of_no_segment),
 	    cmocka_unit_test(raw_length_follows_raw_bits),
 	    cmocka_unit_test(delta_bits_end_in_zeros),
 	    cmocka_unit_test(lossless_meta),
