@@ -351,7 +351,7 @@ struct ssv_key_root {
 	} parts[SSV_PARTS_MAX];
 };
 
-/** The root of a key chain: SHA-256 over the fields' canonical encoding (docs/architecture.md).
+/** The root of a key chain: SHA-256 over the fields' canonical encoding (docs/container.md).
  *  The same on every machine. Errors: -EINVAL. */
 SSV_API int ssv_key_make_root(const struct ssv_key_root *root, struct ssv_key *ret_key);
 
