@@ -6,9 +6,11 @@
  * elements' size.
  */
 #include <errno.h>
+#include <math.h>
 #include <string.h>
 
 #include "codec/codec.h"
+#include "codec/draft.h"
 #include "codec/lossless.h"
 #include "codec/tier.h"
 
@@ -70,13 +72,139 @@ static int append_stored(struct encoder *encoder, const uint8_t *elements)
 	return builder_append(&encoder->builder, &entry);
 }
 
+static void draft_open(struct encoder *encoder, const uint8_t *elements, struct draft *draft)
+{
+	const struct container_header *header = &encoder->builder.header;
+	struct codec_scratch *s = encoder->scratch;
+
+	memset(draft, 0, sizeof(*draft));
+	draft->elements = elements;
+	draft->part = &header->shape.parts[encoder->next_tensor % header->shape.parts_count];
+	draft->dtype = header->shape.dtype;
+	draft->element_bytes = dtype_bytes(draft->dtype);
+	draft->tokens = header->shape.tokens;
+	draft->channels = part_channels(draft->part);
+	draft->groups = part_groups(draft->part);
+	draft->verbatim = header->verbatim_tokens;
+	draft->scratch = s;
+	draft->kernels = kernels_get();
+	draft->plane.classes = s->classes;
+	draft->plane.groups_count = draft->groups;
+	draft->plane.tokens = draft->tokens;
+	draft->plane.last_lanes = draft->channels - (draft->groups - 1) * LANES;
+}
+
+/* The most raw bytes that any choice of raw bits gives; always less than the elements. */
+static uint64_t raw_bytes_max(const struct draft *draft, int lossless)
+{
+	uint32_t bits = lossless ? dtype_raw_bits(draft->dtype) : RAW_BITS_MAX;
+	uint64_t bytes = 0;
+
+	for (uint32_t g = 0; g < draft->groups; g++)
+		bytes += (draft_lanes(draft, g) * bits + 7) / 8;
+	return bytes * draft->tokens;
+}
+
+/* Is the error within the limit? Both sides squared. */
+static int error_is_fine(const struct encoder *encoder, const struct draft *draft,
+			 const struct tier *tier)
+{
+	uint32_t part = encoder->next_tensor % encoder->builder.header.shape.parts_count;
+	double limit = encoder->options.error_max[part];
+
+	if (!(limit > 0))
+		limit = tier->error_max;
+	return draft->error_sum <= limit * limit * draft->norm_sum;
+}
+
+/* Fill the draft by the tier, or by a finer one if its error is too large. -E2BIG: store it. */
+static int draft_fill(const struct encoder *encoder, struct draft *draft)
+{
+	uint8_t tier = encoder->options.tier;
+	int err;
+
+	if (tier == SSV_TIER_LOSSLESS)
+		return draft_split(draft);
+	for (; tier > SSV_TIER_LOSSLESS; tier--) {
+		err = draft_quantise(draft, tier_find(tier));
+		if (err || error_is_fine(encoder, draft, tier_find(encoder->options.tier)))
+			return err;
+	}
+	return -E2BIG;
+}
+
+/* Code the draft's classes and put its wire data and meta together. -E2BIG: no smaller. */
+static int draft_append(struct encoder *encoder, struct draft *draft, uint8_t *wire, uint64_t limit)
+{
+	const struct lossless_ops *ops = lossless_find(encoder->options.codec);
+	uint64_t verbatim = (uint64_t)draft->verbatim * draft->channels * draft->element_bytes;
+	uint64_t fixed = draft->raw_bytes + draft->exceptions_bytes + verbatim, room;
+	int lossless = encoder->options.tier == SSV_TIER_LOSSLESS, err;
+	uint8_t *meta = builder_meta(&encoder->builder, &room), *out;
+	struct container_entry entry;
+	struct class_result result;
+
+	entry_begin(encoder, &entry);
+	entry.meta_bytes = tensor_meta_bytes(draft->flags, lossless, draft->part->heads,
+					     draft->groups, draft->channels);
+	if (room < entry.meta_bytes || fixed + entry.meta_bytes >= limit)
+		return -E2BIG;
+	/* class data must leave room for the rest, and must not reach the raw bits */
+	room = u64_min(limit - fixed - entry.meta_bytes, (uint64_t)(draft->raw - wire));
+	err = ops->encode(draft->scratch, &draft->plane, draft->scratch->frequency, wire, room,
+			  &result);
+	if (err)
+		return err;
+	entry.codec = (uint8_t)(ops->codec - 1);
+	entry.class_bytes = result.bytes_count;
+	entry.streams_count = (uint8_t)result.streams_count;
+	entry.class_crc = result.class_crc;
+	entry.raw_bytes = draft->raw_bytes;
+	entry.exceptions_count = draft->exceptions_count;
+	entry.wire_bytes = (uint32_t)(entry.class_bytes + fixed);
+	(void)draft_meta(draft, lossless, meta);
+	out = wire + entry.class_bytes;
+	memmove(out, draft->raw, draft->raw_bytes);
+	out += draft->raw_bytes;
+	memcpy(out, draft->scratch->exceptions, draft->exceptions_bytes);
+	memcpy(out + draft->exceptions_bytes, draft->elements, verbatim);
+	return builder_append(&encoder->builder, &entry);
+}
+
+static int append_coded(struct encoder *encoder, const uint8_t *elements)
+{
+	const struct chunk_shape *shape = &encoder->builder.header.shape;
+	uint32_t part = encoder->next_tensor % shape->parts_count;
+	uint64_t room, limit = shape_tensor_bytes(shape, part);
+	uint8_t *wire = builder_wire(&encoder->builder, &room);
+	struct draft draft;
+	int err;
+
+	if (room < limit)
+		return -E2BIG;
+	draft_open(encoder, elements, &draft);
+	draft.raw =
+	    wire + limit - raw_bytes_max(&draft, encoder->options.tier == SSV_TIER_LOSSLESS);
+	err = draft_fill(encoder, &draft);
+	if (!err)
+		err = draft_append(encoder, &draft, wire, limit);
+	if (err)
+		return err;
+	encoder->error_sum[part] += draft.error_sum;
+	encoder->norm_sum[part] += draft.norm_sum;
+	return 0;
+}
+
 int encoder_tensor(struct encoder *encoder, const uint8_t *elements)
 {
-	int err;
+	int err = -E2BIG;
 
 	if (encoder->next_tensor >= shape_tensors(&encoder->builder.header.shape))
 		return -EINVAL;
-	err = append_stored(encoder, elements);
+	if (lossless_find(encoder->options.codec)->has_classes)
+		err = append_coded(encoder, elements);
+	if (err == -E2BIG)
+		err = append_stored(encoder, elements);
 	if (!err)
 		encoder->next_tensor++;
 	return err;
@@ -86,5 +214,8 @@ int encoder_finish(struct encoder *encoder, uint64_t *ret_bytes)
 {
 	float error[SSV_PARTS_MAX] = {0};
 
+	for (uint32_t p = 0; p < encoder->builder.header.shape.parts_count; p++)
+		if (encoder->norm_sum[p] > 0)
+			error[p] = (float)sqrt(encoder->error_sum[p] / encoder->norm_sum[p]);
 	return builder_finish(&encoder->builder, error, ret_bytes);
 }

@@ -11,6 +11,11 @@ const struct kernels kernels_scalar = {
     .dequantise = scalar_dequantise,
     .join = scalar_join,
     .scatter = scalar_scatter,
+    .split = scalar_split,
+    .load = scalar_load,
+    .quantise = scalar_quantise,
+    .pack = scalar_pack,
+    .measure = scalar_measure,
 };
 
 const struct kernels *kernels_get(void)

@@ -10,6 +10,7 @@
 #define SSV_CODEC_KERNELS_H
 
 #include "base/base.h"
+#include "chunk/container.h"
 #include "codec/lanes.h"
 
 #define R16_STREAMS_MAX  4u
@@ -55,27 +56,64 @@ struct scatter_job {
 	uint32_t token_stride;
 };
 
-/* One group of one tensor to integers, encoding. */
-struct quantise_job {
+/* One group of one tensor, lossless: exponents to classes, sign and mantissa to raw bits. */
+struct split_job {
 	const uint8_t *elements; /* the group's first channel of token 0 */
 	uint64_t row_bytes;
 	uint32_t tokens, lanes;
 	uint8_t dtype;
-	const float *inverse; /* [64], lane order: 1 / scale */
-	int16_t *integers;    /* [tokens][64]: nearest integer; INTEGER_NONE when none is near */
+	uint8_t other_class;     /* for exponents without a class */
+	const uint8_t *class_of; /* [256]: by exponent; 16: none */
+	uint8_t *classes;        /* [tokens][64] */
+	uint8_t *raw;            /* and 8 writable bytes past it */
+	uint64_t *outside;       /* [tokens]: lanes without a class */
+};
+
+/* One group of one tensor as floats, lane order; idle lanes are 0. */
+struct load_job {
+	const uint8_t *elements;
+	uint64_t row_bytes;
+	uint32_t tokens, lanes;
+	uint8_t dtype;
+	float *values; /* [tokens][64] */
+};
+
+/*
+ * Values to integers: the nearest to value * inverse (one product, rounded once; then to nearest
+ * even), or INTEGER_NONE when it is not finite or beyond INTEGER_MAX either way.
+ */
+struct quantise_job {
+	const float *values;
+	uint32_t tokens;
+	const float *inverse; /* [64]: 1 / scale */
+	int16_t *integers;    /* [tokens][64] */
 };
 
 #define INTEGER_NONE INT16_MIN
 #define INTEGER_MAX  32000
 
-/* Integers to classes and raw bits, with what the decoder will make of them. */
+/*
+ * Integers to classes and raw bits, each against the integer that the decoder will have. Where an
+ * integer is out of reach the nearest symbol is taken, for INTEGER_NONE the middle one.
+ */
 struct pack_job {
 	const int16_t *integers; /* [tokens][64] */
 	uint32_t tokens, lanes, raw_bits;
-	const int16_t *offset, *delta;
-	uint8_t *classes; /* [tokens][64] */
-	uint8_t *raw;
-	uint64_t *outside; /* [tokens]: lanes whose integer is not reproduced */
+	const int16_t *offset, *delta; /* [64]; delta as in tile_job */
+	uint8_t *classes;              /* [tokens][64] */
+	uint8_t *raw;                  /* and 8 writable bytes past it */
+	uint64_t *outside;             /* [tokens]: lanes whose integer is not reproduced */
+};
+
+/* Squares of errors and values of what will be decoded, but for tokens before `first`. */
+struct measure_job {
+	const float *values;
+	const int16_t *integers;
+	const float *scale; /* [64] */
+	uint32_t first, tokens, lanes;
+	uint8_t dtype;
+	uint64_t *outside; /* these lanes count for neither; lanes that overflow are added */
+	double error_sum, norm_sum; /* results, summed by lane, then over lanes */
 };
 
 struct kernels {
@@ -86,8 +124,11 @@ struct kernels {
 	void (*dequantise)(const struct tile_job *job);
 	void (*join)(const struct tile_job *job); /* lossless: exponent, sign and mantissa */
 	void (*scatter)(const struct scatter_job *job);
+	void (*split)(const struct split_job *job);
+	void (*load)(const struct load_job *job);
 	void (*quantise)(const struct quantise_job *job);
 	void (*pack)(const struct pack_job *job);
+	void (*measure)(struct measure_job *job);
 };
 
 extern const struct kernels kernels_scalar;

@@ -10,6 +10,7 @@
 
 static const struct lossless_ops *const backends[] = {
     &lossless_stored,
+    &lossless_r16,
 };
 
 const struct lossless_ops *lossless_at(uint32_t index)

@@ -13,7 +13,10 @@ uint8_t *scalar_r16_encode(const struct r16_encode_job *job);
 void scalar_dequantise(const struct tile_job *job);
 void scalar_join(const struct tile_job *job);
 void scalar_scatter(const struct scatter_job *job);
+void scalar_split(const struct split_job *job);
+void scalar_load(const struct load_job *job);
 void scalar_quantise(const struct quantise_job *job);
 void scalar_pack(const struct pack_job *job);
+void scalar_measure(struct measure_job *job);
 
 #endif

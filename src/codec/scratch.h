@@ -37,7 +37,8 @@ struct codec_scratch {
 	uint16_t *position;  /* [channels_max]: where a channel stands in the meta's order */
 	float *values;       /* encoding, one group: [SSV_CHUNK_TOKENS][64] */
 	uint64_t *outside;   /* [SSV_CHUNK_TOKENS]: lanes of the group that need an exception */
-	float *spread;       /* [channels_max]: of each channel */
+	float *power;        /* [channels_max]: mean square of a channel */
+	float *spread;       /* [channels_max]: its variance */
 	float *sorted;       /* [channels_max]: for medians */
 	uint16_t *steps;     /* [channels_max], by head */
 	uint8_t *raw_bits;   /* [groups_max] */

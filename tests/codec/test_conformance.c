@@ -4,6 +4,7 @@
  *
  * A new back end is in this suite by being in the table of lossless.c.
  */
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -11,6 +12,8 @@
 
 #include <cmocka.h>
 
+#include "base/bytes.h"
+#include "codec/float.h"
 #include "codec/lossless.h"
 #include "fixture.h"
 
@@ -64,10 +67,92 @@ static void lossless_is_bit_exact(void **state)
 	}
 }
 
+/* Half a step, the element's own rounding, and nothing for what is not finite. */
+static uint32_t coded_entries;
+
+static void assert_within_step(const struct container *container, uint32_t index, const uint8_t *in,
+			       const uint8_t *out)
+{
+	static const float rounding[] = {0x1p-8f, 0x1p-11f, 0x1p-23f, 0x1p-4f, 0x1p-3f};
+	static const float least[] = {0, 0x1p-24f, 0, 0x1p-9f, 0x1p-16f};
+	const struct chunk_shape *shape = &container->header.shape;
+	struct container_entry entry;
+	struct tensor_meta meta;
+	uint32_t channels, dim;
+
+	container_entry(container, index, &entry);
+	container_tensor_meta(container, &entry, 0, &meta);
+	channels = part_channels(&shape->parts[entry.part]);
+	dim = shape->parts[entry.part].dim;
+	coded_entries += meta.steps != NULL;
+	for (uint32_t i = 0; i < channels * shape->tokens; i++) {
+		float x = element_value(shape->dtype, in, i),
+		      y = element_value(shape->dtype, out, i);
+		int exact = i / channels < container->header.verbatim_tokens || !meta.steps ||
+			    !f32_is_finite(x);
+		float step, limit;
+
+		if (exact) {
+			uint32_t bytes = dtype_bytes(shape->dtype);
+
+			assert_memory_equal(in + i * bytes, out + i * bytes, bytes);
+			continue;
+		}
+		step = f32_from_fp16(load_le16(meta.steps + 2 * (i % channels / dim)));
+		limit = step * .5001f + fabsf(x) * rounding[shape->dtype] +
+			step * rounding[shape->dtype] + least[shape->dtype];
+		if (!(fabsf(x - y) <= limit))
+			fail_msg("element %u: %g became %g, step %g", i, (double)x, (double)y,
+				 (double)step);
+	}
+}
+
+static void check_lossy(struct test_codec *codec, uint32_t i, uint64_t seed, uint8_t backend)
+{
+	uint32_t k = i / 5 % ARRAY_COUNT(shapes);
+	uint8_t tier = (uint8_t)(SSV_TIER_HIGH + i % 4), *in, *out, *at;
+	struct chunk_shape shape =
+	    test_shape((uint8_t)(i % 5), shapes[k].heads, shapes[k].dim, shapes[k].tokens);
+	struct encode_options options = {
+	    .tier = tier, .codec = backend, .verbatim_tokens = (uint8_t)(i % 3 * 2)};
+	struct test_chunk chunk;
+	struct container container;
+	enum container_fault fault;
+
+	in = test_elements(&shape, i / 3 % CONTENTS_COUNT, seed + i);
+	out = calloc(1, shape_kv_bytes(&shape));
+	at = out;
+	chunk = test_encode(codec, &shape, &options, in);
+	test_open(&chunk, &container);
+	assert_int_equal(test_decode(codec, &container, out, &fault), 0);
+	for (uint32_t e = 0; e < container.header.segments_count; e++) {
+		assert_within_step(&container, e, in + (at - out), at);
+		at += shape_tensor_bytes(&shape, e % 2);
+	}
+	free(chunk.bytes);
+	free(out);
+	free(in);
+}
+
+static void lossy_stays_within_its_step(void **state)
+{
+	uint64_t seed = test_seed();
+
+	for (uint32_t b = 0; lossless_at(b); b++) {
+		coded_entries = 0;
+		for (uint32_t i = 0; i < ARRAY_COUNT(shapes) * 5 * 4; i++)
+			check_lossy(*state, i, seed, lossless_at(b)->codec);
+		print_message("%s: %u coded entries\n", lossless_at(b)->name, coded_entries);
+		if (lossless_at(b)->has_classes)
+			assert_true(coded_entries > 300);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(lossless_is_bit_exact),
+	    cmocka_unit_test(lossy_stays_within_its_step),
 	};
 
 	return cmocka_run_group_tests(tests, scratch_open, scratch_close);

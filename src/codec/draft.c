@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* draft.c - what the two ways to fill a draft share. */
+#include "codec/draft.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/bytes.h"
+#include "codec/frequency.h"
+
+void draft_reset(struct draft *draft)
+{
+	draft->raw_bytes = 0;
+	draft->exceptions_count = 0;
+	draft->exceptions_bytes = 0;
+	draft->flags = 0;
+	draft->error_sum = 0;
+	draft->norm_sum = 0;
+}
+
+static int exception_append(struct draft *draft, uint32_t index)
+{
+	struct codec_scratch *s = draft->scratch;
+	uint32_t bytes = EXCEPTION_INDEX_BYTES + draft->element_bytes;
+	uint8_t *out = s->exceptions + draft->exceptions_bytes;
+
+	if (draft->exceptions_bytes + bytes > s->exceptions_bytes)
+		return -E2BIG;
+	out[0] = (uint8_t)index;
+	out[1] = (uint8_t)(index >> 8);
+	out[2] = (uint8_t)(index >> 16);
+	memcpy(out + EXCEPTION_INDEX_BYTES, draft->elements + (size_t)index * draft->element_bytes,
+	       draft->element_bytes);
+	draft->exceptions_bytes += bytes;
+	draft->exceptions_count++;
+	return 0;
+}
+
+int draft_exceptions(struct draft *draft, uint32_t group)
+{
+	uint32_t lanes = draft_lanes(draft, group);
+
+	for (uint32_t token = draft->verbatim; token < draft->tokens; token++) {
+		uint64_t left = draft->scratch->outside[token];
+
+		for (; left; left &= left - 1) {
+			uint32_t lane = (uint32_t)__builtin_ctzll(left);
+			uint32_t channel = group * LANES + lane_channel(lane, lanes);
+			int err = exception_append(draft, token * draft->channels + channel);
+
+			if (err)
+				return err;
+		}
+	}
+	return 0;
+}
+
+void draft_frequency(struct draft *draft, uint32_t group)
+{
+	const uint8_t *row = plane_group(&draft->plane, group);
+	uint32_t lanes = draft_lanes(draft, group);
+	uint32_t part[4][16] = {{0}}, count[16];
+
+	for (uint32_t t = 0; t < draft->tokens; t++, row += LANES)
+		for (uint32_t lane = 0; lane < lanes; lane++)
+			part[lane & 3][row[lane]]++;
+	for (uint32_t i = 0; i < 16; i++)
+		count[i] = part[0][i] + part[1][i] + part[2][i] + part[3][i];
+	frequency_fit(count, draft->scratch->frequency + group * META_CLASSES);
+}
+
+static uint8_t *put(uint8_t *out, const void *bytes, uint32_t count)
+{
+	memcpy(out, bytes, count);
+	return out + count;
+}
+
+uint32_t draft_meta(const struct draft *draft, int lossless, uint8_t *meta)
+{
+	const struct codec_scratch *s = draft->scratch;
+	uint8_t *out = meta;
+
+	*out++ = draft->flags;
+	if (!lossless) {
+		for (uint32_t h = 0; h < draft->part->heads; h++, out += 2)
+			store_le16(out, s->steps[h]);
+		out = put(out, s->raw_bits, draft->groups);
+	}
+	out = put(out, s->frequency, draft->groups * META_CLASSES);
+	if (lossless)
+		out = put(out, s->exponent, draft->groups * META_CLASSES);
+	if (draft->flags & TENSOR_OFFSET_I8) {
+		for (uint32_t c = 0; c < draft->channels; c++)
+			*out++ = (uint8_t)s->offset[c];
+	} else if (draft->flags & TENSOR_OFFSET_I16) {
+		for (uint32_t c = 0; c < draft->channels; c++, out += 2)
+			store_le16(out, (uint16_t)s->offset[c]);
+	}
+	if (draft->flags & TENSOR_DELTA) {
+		memset(out, 0, (draft->channels + 7) / 8);
+		for (uint32_t c = 0; c < draft->channels; c++)
+			out[c / 8] |= (uint8_t)(s->delta[c] << c % 8);
+		out += (draft->channels + 7) / 8;
+	}
+	return (uint32_t)(out - meta);
+}

@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * draft.h - one tensor on its way into a container: classes, raw bits, exceptions and meta, before
+ * a back end codes the classes. quantise.c (lossy tiers) and exponents.c (lossless) fill it.
+ *
+ * Everything lies in the scratch memory except the raw bits, which are written at the far end of
+ * the room for the entry's wire data and moved to their place later.
+ */
+#ifndef SSV_CODEC_DRAFT_H
+#define SSV_CODEC_DRAFT_H
+
+#include "chunk/container.h"
+#include "codec/kernels.h"
+#include "codec/scratch.h"
+#include "codec/tier.h"
+
+struct draft {
+	/* The tensor: set by the encoder. */
+	const uint8_t *elements; /* [tokens][channels] */
+	const struct chunk_part *part;
+	uint8_t dtype;
+	uint32_t element_bytes, tokens, channels, groups, verbatim;
+	struct codec_scratch *scratch;
+	const struct kernels *kernels;
+	struct class_plane plane;
+	uint8_t *raw; /* room for the most raw bits that the dtype allows, and 8 bytes */
+
+	/* What became of it. */
+	uint32_t raw_bytes;
+	uint32_t exceptions_count, exceptions_bytes;
+	uint8_t flags;              /* enum tensor_flags */
+	double error_sum, norm_sum; /* squares, over coded elements */
+};
+
+/* -E2BIG: more exceptions than are worth keeping; the tensor is to be stored. */
+SSV_MUST_CHECK int draft_quantise(struct draft *draft, const struct tier *tier);
+SSV_MUST_CHECK int draft_split(struct draft *draft);
+
+static inline uint32_t draft_lanes(const struct draft *draft, uint32_t group)
+{
+	return plane_lanes(&draft->plane, group);
+}
+
+/* The first element of a group's first channel. */
+static inline const uint8_t *draft_group(const struct draft *draft, uint32_t group)
+{
+	return draft->elements + (size_t)group * LANES * draft->element_bytes;
+}
+
+/* Forget what an earlier attempt left. */
+void draft_reset(struct draft *draft);
+/* Append the elements marked in scratch->outside, in decode order. -E2BIG as above. */
+SSV_MUST_CHECK int draft_exceptions(struct draft *draft, uint32_t group);
+/* Fit the frequencies of a group to its classes. */
+void draft_frequency(struct draft *draft, uint32_t group);
+/* Write the meta of a finished draft; returns its length. */
+uint32_t draft_meta(const struct draft *draft, int lossless, uint8_t *meta);
+
+#endif
