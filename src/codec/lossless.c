@@ -10,7 +10,9 @@
 
 static const struct lossless_ops *const backends[] = {
     &lossless_stored,
+    &lossless_deflate,
     &lossless_r16,
+    &lossless_zstd,
 };
 
 const struct lossless_ops *lossless_at(uint32_t index)
