@@ -56,4 +56,23 @@ uint64_t harness_random(uint64_t *state);
 char *harness_folder(void);
 void harness_remove_folder(char *path);
 
+/* A Redis server of this test's own: free port, temporary folder, ended with the test. */
+struct harness_redis {
+	int pid;
+	unsigned int port;
+	char *folder; /* has redis.sock */
+};
+
+/* NULL: redis-server is not installed, with the reason printed. extra: more arguments, or NULL. */
+struct harness_redis *harness_redis_start(const char *const *extra);
+/* End by SIGKILL and start again on the same port. */
+void harness_redis_kill(struct harness_redis *redis);
+void harness_redis_restart(struct harness_redis *redis, const char *const *extra);
+void harness_redis_stop(struct harness_redis *redis);
+/* Send one inline command over a connection of its own and return the answer's first line. */
+void harness_redis_command(const struct harness_redis *redis, const char *line, char *answer,
+			   size_t answer_bytes);
+/* A TCP port that was free a moment ago; listens if ret_fd is given. */
+unsigned int harness_port(int *ret_fd);
+
 #endif

@@ -2,7 +2,7 @@
 /*
  * test_store.c - the conformance suite: what every store keeps, whatever its URI.
  *
- * Usage: test_store URI. "file:" alone means a temporary folder, "redis:" a server of its own.
+ * Usage: test_store URI. FOLDER in it becomes a temporary folder, PORT that of a Redis of its own.
  */
 #include "harness.h"
 
@@ -496,23 +496,41 @@ static int run_all(void)
 	return cmocka_run_group_tests_name(uri, tests, setup, teardown);
 }
 
+/* Replace a word of the URI. */
+static void substitute(char *text, size_t text_bytes, const char *word, const char *by)
+{
+	char copy[STORE_URI_MAX];
+	const char *place = strstr(text, word);
+
+	if (!place)
+		return;
+	(void)snprintf(copy, sizeof(copy), "%s", text);
+	(void)snprintf(text, text_bytes, "%.*s%s%s", (int)(place - text), copy, by,
+		       copy + (place - text) + strlen(word));
+}
+
 int main(int argc, char **argv)
 {
-	char text[STORE_URI_MAX];
-	char *folder = NULL;
-	const char *place;
+	struct harness_redis *redis = NULL;
+	static char text[STORE_URI_MAX];
+	char port[16];
+	char *folder;
 	int failed;
 
-	uri = argc > 1 ? argv[1] : "memory:test";
-	place = strstr(uri, "FOLDER");
-	if (place) {
-		folder = harness_folder();
-		(void)snprintf(text, sizeof(text), "%.*s%s%s", (int)(place - uri), uri, folder,
-			       place + strlen("FOLDER"));
-		uri = text;
+	(void)snprintf(text, sizeof(text), "%s", argc > 1 ? argv[1] : "memory:test");
+	uri = text;
+	if (strstr(uri, "redis")) {
+		redis = harness_redis_start(NULL);
+		if (!redis)
+			return SKIP;
+		(void)snprintf(port, sizeof(port), "%u", redis->port);
+		substitute(text, sizeof(text), "FOLDER", redis->folder);
+		substitute(text, sizeof(text), "PORT", port);
 	}
+	folder = harness_folder();
+	substitute(text, sizeof(text), "FOLDER", folder);
 	failed = strstr(uri, "null:") ? run_null() : run_all();
-	if (folder)
-		harness_remove_folder(folder);
+	harness_remove_folder(folder);
+	harness_redis_stop(redis);
 	return failed;
 }

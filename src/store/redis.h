@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * redis.h - what the files of the redis: store share. No other file includes it.
+ *
+ *	redis.c        URI, queues, which lane gets which operation, deadlines
+ *	redis_lane.c   one connection: connect, log in, send, receive, time-outs
+ *	redis_reply.c  what a reply means for the operation it answers
+ *	redis_probe.c  control path: is the server there, does it let us in, listing keys
+ *
+ * An operation stands either in one of the store's queues or in one lane's requests or in done. A
+ * request whose operation is gone (cancelled, or answered already) stays as an orphan until its
+ * reply has passed, because replies come in order.
+ */
+#ifndef SSV_STORE_REDIS_H
+#define SSV_STORE_REDIS_H
+
+#include <stdbool.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#include "store/queue.h"
+#include "store/resp.h"
+#include "store/store.h"
+#include "store/uri.h"
+
+#define REDIS_LANES_MAX     64u /* reading lanes */
+#define REDIS_ADDRESSES_MAX 4u  /* of a host name, tried in turn */
+#define REDIS_PREFIX_MAX    64u /* bytes before the key's 64 hex digits */
+#define REDIS_HELLO_MAX     1024u
+#define LANE_REQUESTS_MAX   64u  /* power of two */
+#define LANE_COMMAND_MAX    256u /* a command without its value */
+#define LANE_HEAD_BYTES     2048u
+#define LANE_SCRATCH_BYTES  (64 * KIB)
+#define LANE_DRAIN_MAX      (4 * MIB) /* more of an unwanted value: a new connection is quicker */
+
+enum lane_role {
+	LANE_READ = 0,  /* GET: a few values behind one another */
+	LANE_WRITE = 1, /* PUT: never in the way of a GET */
+	LANE_QUICK = 2, /* EXISTS, DELETE: many small replies */
+	LANE_ROLES = 3,
+};
+
+enum lane_state {
+	LANE_CLOSED = 0, /* until retry_ns */
+	LANE_CONNECTING = 1,
+	LANE_HELLO = 2, /* connected; logging in */
+	LANE_UP = 3,
+};
+
+#define REQUEST_HELLO 0 /* beside enum store_op_kind */
+
+/* One command on its way. Sent is command, then data, then trailer. */
+struct lane_request {
+	struct store_op *op; /* NULL: orphan, its reply is discarded */
+	uint8_t kind;        /* enum store_op_kind or REQUEST_HELLO */
+	bool again;          /* the second attempt: a lost lane is the end */
+	bool withdrawn;      /* never sent: no reply comes */
+	uint32_t replies;    /* still to come */
+	uint32_t command_bytes, trailer_bytes;
+	const char *command, *trailer;
+	const uint8_t *data;
+	uint64_t data_bytes;
+	uint64_t sent;
+	uint64_t same; /* GET again: bytes received before, which must come the same */
+	char text[LANE_COMMAND_MAX];
+};
+
+struct lane {
+	int fd;
+	uint8_t role, state;
+	uint8_t address;      /* index */
+	bool was_up, refused; /* the last connection never came up */
+	uint64_t retry_ns, backoff_ns;
+	uint64_t up_ns;       /* since when it is up */
+	uint64_t progress_ns; /* last byte moved, or begin of the step */
+
+	struct lane_request requests[LANE_REQUESTS_MAX]; /* ring */
+	uint32_t first, count;
+	uint32_t sent_count; /* of count: completely sent */
+
+	struct resp_reader reader;
+	uint64_t value_at; /* position in the value that is being received */
+	uint32_t head_at, head_bytes;
+	char head[LANE_HEAD_BYTES]; /* replies, and the few bytes of a value behind its length */
+};
+
+struct redis_address {
+	struct sockaddr_storage address;
+	socklen_t bytes;
+};
+
+struct redis_store {
+	struct store store;
+	uint64_t value_bytes_max;
+	uint32_t ops_max, held;
+	uint32_t lanes_count, pipeline;
+	uint64_t timeout_ns, connect_timeout_ns, backoff_max_ns;
+	uint64_t random; /* state of the jitter */
+
+	struct redis_address addresses[REDIS_ADDRESSES_MAX];
+	uint32_t addresses_count;
+	char name[96]; /* host:port or path, for log lines */
+
+	char prefix[REDIS_PREFIX_MAX + 1];
+	char hello[REDIS_HELLO_MAX]; /* has the password: wiped at close */
+	uint32_t hello_bytes, hello_replies;
+	char trailer[48]; /* behind a PUT's value: line end, EX seconds */
+	uint32_t trailer_bytes;
+
+	struct op_queue waiting[LANE_ROLES];
+	struct op_queue again[LANE_ROLES]; /* lost a lane once */
+	struct op_queue done;
+	bool more; /* the last poll stopped at its budget */
+	uint64_t next_ns;
+	uint64_t logged_ns; /* at most one line a second */
+	struct store_stats stats;
+	uint8_t scratch[LANE_SCRATCH_BYTES];
+	struct lane lanes[];
+};
+
+/* ---- redis.c -------------------------------------------------------------------------------- */
+
+void redis_finish(struct redis_store *redis, struct store_op *op, int status);
+/* May a line be logged now? At most one a second. */
+bool redis_may_log(struct redis_store *redis, uint64_t now_ns);
+
+/* ---- redis_lane.c --------------------------------------------------------------------------- */
+
+static inline struct lane_request *lane_request_at(struct lane *lane, uint32_t index)
+{
+	return &lane->requests[(lane->first + index) % LANE_REQUESTS_MAX];
+}
+
+void lane_init(struct lane *lane, enum lane_role role);
+void lane_fini(struct lane *lane);
+/* Connect when it is time; give up what takes too long. */
+void lane_step_timers(struct redis_store *redis, struct lane *lane, uint64_t now_ns);
+/* Move bytes after poll(2) said revents. */
+void lane_step_io(struct redis_store *redis, struct lane *lane, short revents, uint64_t now_ns);
+/* Add a request for an operation. The lane is up and has room. */
+void lane_add(struct redis_store *redis, struct lane *lane, struct store_op *op, bool again,
+	      uint64_t now_ns);
+void lane_send(struct redis_store *redis, struct lane *lane, uint64_t now_ns);
+/* Take operation number index away from the lane; it does not touch op->data any more. */
+void lane_withdraw(struct redis_store *redis, struct lane *lane, uint32_t index, uint64_t now_ns);
+/* Close. err: why (0: on purpose, reconnect at once). The operations wait for another lane if this
+ * was their first, else they end with -ENOTCONN. */
+void lane_drop(struct redis_store *redis, struct lane *lane, int err, const char *why,
+	       uint64_t now_ns);
+void lane_pop(struct lane *lane);
+short lane_events(const struct lane *lane);
+/* When lane_step_timers() has to be called at the latest. */
+uint64_t lane_next_ns(const struct redis_store *redis, const struct lane *lane);
+
+/* ---- redis_reply.c -------------------------------------------------------------------------- */
+
+/* Status of an error reply: -EACCES, -ENOSPC, -ENOTCONN ... */
+int redis_error(const char *text);
+/* One item of a reply. 0, or why the lane must be dropped. */
+SSV_MUST_CHECK int lane_take_item(struct redis_store *redis, struct lane *lane,
+				  const struct resp_item *item, uint64_t now_ns);
+/* Take bytes of the value that is being received from where they lie. 0, or -EIO: the second
+ * attempt's bytes differ from the first's. */
+SSV_MUST_CHECK int lane_take_value(struct lane *lane, const uint8_t *data, uint64_t bytes);
+/* Where the next bytes of the value may be received directly; NULL: nowhere (discard, compare). */
+uint8_t *lane_value_place(struct lane *lane);
+
+/* ---- redis_probe.c -------------------------------------------------------------------------- */
+
+/* Resolve the host; -EINVAL, -ENOTCONN with one line in error. */
+SSV_MUST_CHECK int redis_resolve(struct redis_store *redis, const struct uri *uri, char *error);
+/* Connect, log in, leave. -ENOTCONN, -EACCES, -ETIMEDOUT, -EPROTO with one line in error. */
+SSV_MUST_CHECK int redis_probe(struct redis_store *redis, char *error);
+SSV_MUST_CHECK int
+redis_list(struct store *store,
+	   int (*visit)(void *context, const struct ssv_key *key, uint64_t bytes), void *context);
+
+#endif

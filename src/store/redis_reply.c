@@ -1,0 +1,205 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * redis_reply.c - what the items of a reply do to the request at the front of a lane.
+ *
+ * Nothing a server says is trusted: a reply of another kind, a length beyond value_bytes_max or a
+ * reply to nothing ends the lane. Error texts are mapped in one table and logged once a second.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "store/redis.h"
+
+int redis_error(const char *text)
+{
+	static const struct {
+		const char *word;
+		int err;
+	} words[] = {
+	    {"NOAUTH", -EACCES},       {"WRONGPASS", -EACCES},  {"NOPERM", -EACCES},
+	    {"OOM", -ENOSPC},          {"LOADING", -ENOTCONN},  {"BUSY", -ENOTCONN},
+	    {"MASTERDOWN", -ENOTCONN}, {"TRYAGAIN", -ENOTCONN}, {"CLUSTERDOWN", -ENOTCONN},
+	    {"READONLY", -EROFS},      {"MOVED", -ENOTSUP},     {"ASK", -ENOTSUP},
+	    {"NOPROTO", -ENOTSUP},     {"MISCONF", -EIO},       {"WRONGTYPE", -EPROTO},
+	};
+	size_t bytes = strcspn(text, " ");
+	size_t i;
+
+	for (i = 0; i < ARRAY_COUNT(words); i++) {
+		if (strlen(words[i].word) == bytes && !memcmp(words[i].word, text, bytes))
+			return words[i].err;
+	}
+	return -EIO;
+}
+
+/* The front request is answered: hand its operation back (unless it is an orphan). */
+static int answer(struct redis_store *redis, struct lane *lane, int status)
+{
+	struct store_op *op = lane_request_at(lane, 0)->op;
+
+	lane_pop(lane);
+	if (op)
+		redis_finish(redis, op, status);
+	return 0;
+}
+
+static int take_error(struct redis_store *redis, struct lane *lane, const char *text,
+		      uint64_t now_ns)
+{
+	int err = redis_error(text);
+
+	if (redis_may_log(redis, now_ns))
+		log_warn("redis refused server=%s answer=\"%s\"", redis->name, text);
+	if (lane->state == LANE_HELLO) {
+		lane_drop(redis, lane, err, "log-in refused", now_ns);
+		return 0;
+	}
+	(void)answer(redis, lane, err);
+	if (!strncmp(text, "NOAUTH", 6)) /* the account was changed: log in again */
+		lane_drop(redis, lane, err, "not logged in any more", now_ns);
+	return 0;
+}
+
+static int take_hello(struct redis_store *redis, struct lane *lane, const struct resp_item *item,
+		      uint64_t now_ns)
+{
+	if (!item->ends_reply || --lane_request_at(lane, 0)->replies)
+		return 0;
+	redis->stats.reconnects += lane->was_up;
+	lane->was_up = true;
+	lane->refused = false;
+	lane->state = LANE_UP;
+	lane->up_ns = now_ns;
+	lane_pop(lane);
+	return 0;
+}
+
+/* ---- values --------------------------------------------------------------------------------- */
+
+static int take_length(struct redis_store *redis, struct lane *lane, uint64_t bytes,
+		       uint64_t now_ns)
+{
+	struct lane_request *request = lane_request_at(lane, 0);
+	struct store_op *op = request->op;
+	int err = 0;
+
+	lane->value_at = 0;
+	if (op) {
+		/* On a second attempt it must still be the value that was begun. */
+		if (request->same && bytes != op->value_bytes)
+			err = -EIO;
+		else if (bytes == 0)
+			err = -ENOENT; /* as STRLEN has it */
+		else
+			err = op_set_length(op, bytes, redis->value_bytes_max);
+	}
+	if (err) {
+		request->op = NULL;
+		redis_finish(redis, op, err);
+	}
+	if (!request->op && bytes > LANE_DRAIN_MAX)
+		lane_drop(redis, lane, 0, NULL, now_ns);
+	return 0;
+}
+
+uint8_t *lane_value_place(struct lane *lane)
+{
+	const struct lane_request *request;
+
+	if (!lane->count)
+		return NULL;
+	request = lane_request_at(lane, 0);
+	if (!request->op || request->kind != STORE_OP_GET || lane->value_at < request->same)
+		return NULL;
+	return request->op->data + lane->value_at;
+}
+
+int lane_take_value(struct lane *lane, const uint8_t *data, uint64_t bytes)
+{
+	struct lane_request *request = lane_request_at(lane, 0);
+	struct store_op *op = request->op;
+	uint64_t known;
+
+	if (!op) {
+		lane->value_at += bytes;
+		return 0;
+	}
+	/* What was below the watermark before must not change: compare instead of writing. */
+	known = lane->value_at < request->same ? u64_min(bytes, request->same - lane->value_at) : 0;
+	if (known && memcmp(op->data + lane->value_at, data, known))
+		return -EIO;
+	if (data && bytes > known)
+		memcpy(op->data + lane->value_at + known, data + known, bytes - known);
+	lane->value_at += bytes;
+	if (lane->value_at > op->received)
+		op->received = lane->value_at;
+	return 0;
+}
+
+static int take_get(struct redis_store *redis, struct lane *lane, const struct resp_item *item,
+		    uint64_t now_ns)
+{
+	switch (item->type) {
+	case RESP_NULL:
+		return answer(redis, lane, -ENOENT);
+	case RESP_BULK:
+		return take_length(redis, lane, (uint64_t)item->number, now_ns);
+	case RESP_PAYLOAD:
+		redis->stats.bytes_in += item->text_bytes;
+		return lane_take_value(lane, (const uint8_t *)item->text, item->text_bytes);
+	case RESP_PAYLOAD_END:
+		return answer(redis, lane, 0);
+	default:
+		return -EPROTO;
+	}
+}
+
+/* ---- the rest ------------------------------------------------------------------------------- */
+
+static int take_put(struct redis_store *redis, struct lane *lane, const struct resp_item *item)
+{
+	if (item->type != RESP_TEXT || strcmp(item->text, "OK"))
+		return -EPROTO;
+	redis->stats.bytes_out += lane_request_at(lane, 0)->data_bytes;
+	return answer(redis, lane, 0);
+}
+
+static int take_number(struct redis_store *redis, struct lane *lane, const struct resp_item *item)
+{
+	const struct lane_request *request = lane_request_at(lane, 0);
+
+	if (item->type != RESP_INTEGER || item->number < 0)
+		return -EPROTO;
+	if (request->kind == STORE_OP_DELETE)
+		return answer(redis, lane, 0);
+	if ((uint64_t)item->number > redis->value_bytes_max)
+		return -EPROTO;
+	if (item->number == 0)
+		return answer(redis, lane, -ENOENT);
+	if (request->op)
+		request->op->value_bytes = (uint64_t)item->number;
+	return answer(redis, lane, 0);
+}
+
+int lane_take_item(struct redis_store *redis, struct lane *lane, const struct resp_item *item,
+		   uint64_t now_ns)
+{
+	if (item->push)
+		return 0;
+	if (!lane->sent_count) /* an answer to nothing that was asked */
+		return -EPROTO;
+	if (item->type == RESP_ERROR && item->depth == 0)
+		return take_error(redis, lane, item->text, now_ns);
+	switch (lane_request_at(lane, 0)->kind) {
+	case REQUEST_HELLO:
+		return take_hello(redis, lane, item, now_ns);
+	case STORE_OP_GET:
+		return take_get(redis, lane, item, now_ns);
+	case STORE_OP_PUT:
+		return take_put(redis, lane, item);
+	default:
+		return take_number(redis, lane, item);
+	}
+}
