@@ -5,7 +5,6 @@ import os
 import random
 
 import pytest
-
 from shadowserve import layout
 from shadowserve.binding import Axis, Digit, Dtype
 
