@@ -85,15 +85,18 @@ def test_a_block_that_does_not_divide_a_chunk_is_refused():
         layout.region_layout(shape, packings, [layout.LayerPlace(0, 1)], 2, 48, 1, bytes(32))
 
 
+# vLLM packs tiles ("amx") for bf16 alone. Every packing can be written on every machine.
+PACKINGS = [
+    (isa, dtype) for isa in ("vec", "vec16") for dtype in ("bfloat16", "float16", "float32")
+] + [("amx", "bfloat16")]
+
+
 @pytest.mark.parametrize("dim", [64, 96, 128])
-@pytest.mark.parametrize("isa", ["vec", "vec16", "amx"])
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize(("isa", "dtype"), PACKINGS)
 def test_probing_vllm_cpu_attention(isa, dtype, dim):
     torch = pytest.importorskip("torch")
     pytest.importorskip("vllm")
     block = 32
-    if isa == "amx" and dtype != "bfloat16":
-        pytest.skip("vLLM packs tiles for bf16 alone")
     k, v = layout.probe_cpu_attention(isa, getattr(torch, dtype), block, dim)
     assert k.origin == 0 and v.origin == block * dim
     assert k.head_stride == v.head_stride == 2 * block * dim
@@ -118,3 +121,11 @@ def test_probing_larger_blocks(block):
     for isa in ("vec", "amx"):
         k, v = layout.probe_cpu_attention(isa, torch.bfloat16, block, 64)
         assert v.origin == block * 64 and k.head_stride == 2 * block * 64
+
+
+@pytest.mark.parametrize("isa", ["vec", "amx"])
+def test_probing_an_fp8_cache(isa):
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("vllm")
+    k, v = layout.probe_cpu_attention(isa, torch.bfloat16, 32, 64, "fp8_e4m3")
+    assert (k.origin, v.origin) == (0, 32 * 64)

@@ -38,7 +38,7 @@ from shadowserve.vllm.worker import Worker
 logger = init_logger("vllm.shadowserve")
 
 
-class ShadowServeConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
+class ShadowServeConnector(KVConnectorBase_V1, SupportsHMA):
     def __init__(self, vllm_config: Any, role: KVConnectorRole, kv_cache_config: Any) -> None:
         super().__init__(vllm_config, role, kv_cache_config)
         # A failed load is computed, never an error of the request. vLLM reads this right after.

@@ -255,7 +255,8 @@ class Scheduler:
 
     def _external_tokens(self, state: _Request, local_tokens: int) -> int:
         block = self._served.block_tokens
-        hit = min(state.found_tokens, state.request.num_tokens - 1) // block * block
+        leave_one = int(state.request.num_tokens) - 1  # its logits must be computed
+        hit = min(state.found_tokens, leave_one) // block * block
         tokens = max(0, hit - local_tokens)
         if not tokens or self._link.session is None:
             return 0
@@ -348,8 +349,8 @@ class Scheduler:
     @staticmethod
     def _confirmed(request: Any) -> int:
         """Tokens whose KV is in place. Steps run ahead of their results; those do not count."""
-        computed = request.num_computed_tokens - request.num_in_flight_tokens
-        return max(0, min(computed, request.num_tokens))
+        computed = int(request.num_computed_tokens) - int(request.num_in_flight_tokens)
+        return max(0, min(computed, int(request.num_tokens)))
 
     def _new_chunks(self, state: _Request) -> bool:
         """A prefix hit may lie on blocks that another request fills in the very step that

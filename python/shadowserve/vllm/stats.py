@@ -36,8 +36,10 @@ LOAD_MS_KEPT = 512
 LOAD_MS_BUCKETS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 
 
-class ShadowServeStats(KVConnectorStats):  # type: ignore[misc]
+class ShadowServeStats(KVConnectorStats):
     """data: counters by name, and "load_ms", the times of loads."""
+
+    data: dict[str, Any]
 
     def count(self, name: str, amount: int = 1) -> None:
         self.data[name] = self.data.get(name, 0) + amount
@@ -83,7 +85,7 @@ class ShadowServeStats(KVConnectorStats):  # type: ignore[misc]
         return summary
 
 
-class ShadowServePromMetrics(KVConnectorPromMetrics):  # type: ignore[misc]
+class ShadowServePromMetrics(KVConnectorPromMetrics):
     """vllm:shadowserve_<counter>_total, and vllm:shadowserve_load_ms as a histogram."""
 
     def __init__(
