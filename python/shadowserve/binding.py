@@ -16,34 +16,27 @@ from array import array
 from collections.abc import Sequence
 from ctypes import (
     POINTER,
-    Structure,
     byref,
-    c_char_p,
-    c_int,
-    c_int32,
-    c_int64,
-    c_size_t,
     c_uint8,
-    c_uint16,
     c_uint32,
-    c_uint64,
     c_void_p,
 )
 from dataclasses import dataclass, field
 from enum import IntEnum
-from pathlib import Path
+
+from shadowserve import native
 
 CHUNK_TOKENS = 256
+KEY_BYTES = native.KEY_BYTES
+PARTS_MAX = native.PARTS_MAX
+DIGITS_MAX = native.DIGITS_MAX
 KEYS_MAX = 4096
 BLOCKS_MAX = 65536
 RANKS_MAX = 64
-PARTS_MAX = 4
-DIGITS_MAX = 24
 BLOCK_TOKENS_MAX = 256
 REQUESTS_MAX = 1024
 ENGINE_ID_MAX = 64
 ERROR_TEXT_MAX = 256
-KEY_BYTES = 32
 
 
 class Dtype(IntEnum):
@@ -193,225 +186,6 @@ class Completion:
     elapsed_us: int
 
 
-# ---- what the library sees -----------------------------------------------------------------------
-
-
-class _Key(Structure):
-    _fields_ = [("bytes", c_uint8 * KEY_BYTES)]
-
-
-class _Options(Structure):
-    _fields_ = [
-        ("struct_size", c_uint32),
-        ("connect_timeout_ms", c_uint32),
-        ("socket_path", c_char_p),
-        ("engine_id", c_char_p),
-        ("rank", c_uint32),
-        ("ranks_count", c_uint32),
-        ("flags", c_uint32),
-        ("reserved", c_uint32),
-    ]
-
-
-class _Digit(Structure):
-    _fields_ = [
-        ("axis", c_uint8),
-        ("reserved", c_uint8),
-        ("extent", c_uint16),
-        ("reserved2", c_uint32),
-        ("stride", c_int64),
-    ]
-
-
-class _Part(Structure):
-    _fields_ = [
-        ("role", c_uint8),
-        ("reserved", c_uint8),
-        ("head0", c_uint16),
-        ("heads", c_uint16),
-        ("dim", c_uint16),
-        ("digits_count", c_uint32),
-        ("digits", _Digit * DIGITS_MAX),
-    ]
-
-
-class _Tensor(Structure):
-    _fields_ = [
-        ("layer", c_uint16),
-        ("part", c_uint16),
-        ("reserved", c_uint32),
-        ("offset", c_uint64),
-        ("block_stride", c_uint64),
-    ]
-
-
-class _Layout(Structure):
-    _fields_ = [
-        ("struct_size", c_uint32),
-        ("dtype", c_uint8),
-        ("parts_count", c_uint8),
-        ("layer0", c_uint16),
-        ("layers_count", c_uint16),
-        ("layers_total", c_uint16),
-        ("rank", c_uint16),
-        ("ranks_count", c_uint16),
-        ("block_tokens", c_uint32),
-        ("blocks_count", c_uint32),
-        ("tensors_count", c_uint32),
-        ("model", c_uint8 * 8),
-        ("parts", _Part * PARTS_MAX),
-        ("tensors", POINTER(_Tensor)),
-    ]
-
-
-class _Region(Structure):
-    _fields_ = [
-        ("struct_size", c_uint32),
-        ("memory", c_uint32),
-        ("fd", c_int32),
-        ("reserved", c_uint32),
-        ("address", c_uint64),
-        ("bytes", c_uint64),
-    ]
-
-
-class _Request(Structure):
-    _fields_ = [
-        ("op", c_uint8),
-        ("tier", c_uint8),
-        ("codec", c_uint8),
-        ("min_tier", c_uint8),
-        ("region", c_uint32),
-        ("user_data", c_uint64),
-        ("target", c_uint64),
-        ("keys", c_char_p),
-        ("blocks", POINTER(c_uint32)),
-        ("keys_count", c_uint32),
-        ("blocks_count", c_uint32),
-        ("ranks_count", c_uint32),
-        ("first_token", c_uint32),
-        ("position", c_uint32),
-        ("deadline_ms", c_uint32),
-    ]
-
-
-class _Completion(Structure):
-    _fields_ = [
-        ("user_data", c_uint64),
-        ("op", c_uint8),
-        ("reserved", c_uint8 * 3),
-        ("status", c_int32),
-        ("tokens", c_uint32),
-        ("estimate_us", c_uint32),
-        ("wire_bytes", c_uint64),
-        ("kv_bytes", c_uint64),
-        ("elapsed_us", c_uint64),
-    ]
-
-
-class _RootPart(Structure):
-    _fields_ = [
-        ("role", c_uint8),
-        ("reserved", c_uint8),
-        ("head0", c_uint16),
-        ("heads", c_uint16),
-        ("dim", c_uint16),
-    ]
-
-
-class _KeyRoot(Structure):
-    _fields_ = [
-        ("struct_size", c_uint32),
-        ("dtype", c_uint8),
-        ("parts_count", c_uint8),
-        ("layer0", c_uint16),
-        ("layers_count", c_uint16),
-        ("layers_total", c_uint16),
-        ("rank", c_uint16),
-        ("ranks_count", c_uint16),
-        ("chunk_tokens", c_uint32),
-        ("name_space", c_char_p),
-        ("tenant_salt", c_char_p),
-        ("model_digest", c_uint8 * 32),
-        ("rope_digest", c_uint8 * 32),
-        ("parts", _RootPart * PARTS_MAX),
-    ]
-
-
-# ---- loading -------------------------------------------------------------------------------------
-
-_SONAMES = ("libshadowserve.so.0", "libshadowserve.so")
-
-
-def library_candidates() -> list[str]:
-    """Where the library is looked for, in order: $SHADOWSERVE_LIBRARY alone when it is set; then
-    inside this package, next to it, and the system's search path."""
-    named = os.environ.get("SHADOWSERVE_LIBRARY")
-    if named:
-        return [named]
-    package = Path(__file__).resolve().parent
-    places = [package / "native", package, package.parent]
-    return [str(place / name) for place in places for name in _SONAMES] + list(_SONAMES)
-
-
-def _load() -> ctypes.CDLL:
-    failures = []
-    for candidate in library_candidates():
-        if os.sep in candidate and not os.path.exists(candidate):
-            continue
-        try:
-            return _declare(ctypes.CDLL(candidate))
-        except (OSError, AttributeError) as failure:
-            failures.append(f"{candidate}: {failure}")
-    raise ImportError(
-        "libshadowserve was not found: set SHADOWSERVE_LIBRARY to libshadowserve.so, "
-        "or install the package with pip. Tried: " + ("; ".join(failures) or "no file exists")
-    )
-
-
-def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
-    handle, u32, text = c_void_p, c_uint32, c_char_p
-    signatures: dict[str, tuple[object, list[object]]] = {
-        "ssv_connect": (c_int, [POINTER(_Options), POINTER(handle), text]),
-        "ssv_close": (None, [handle]),
-        "ssv_fd": (c_int, [handle]),
-        "ssv_daemon_pidfd": (c_int, [handle]),
-        "ssv_is_open": (c_int, [handle]),
-        "ssv_default_socket": (c_int, [text, c_size_t]),
-        "ssv_region_register": (
-            c_int,
-            [handle, POINTER(_Region), POINTER(_Layout), POINTER(u32), text],
-        ),
-        "ssv_region_unregister": (c_int, [handle, u32, u32]),
-        "ssv_submit": (c_int, [handle, POINTER(_Request), u32]),
-        "ssv_poll": (c_int, [handle, POINTER(_Completion), u32, c_int]),
-        "ssv_in_flight": (u32, [handle]),
-        "ssv_close_reason": (text, [handle]),
-        "ssv_stat": (c_int, [handle, text, c_size_t, u32]),
-        "ssv_key_make_root": (c_int, [POINTER(_KeyRoot), POINTER(_Key)]),
-        "ssv_key_chain": (
-            c_int,
-            [text, u32, c_void_p, c_size_t, text, c_void_p, c_size_t],
-        ),
-        "ssv_version": (text, []),
-    }
-    for name, (result, arguments) in signatures.items():
-        function = getattr(library, name)
-        function.restype, function.argtypes = result, arguments
-    return library
-
-
-_library: ctypes.CDLL | None = None
-
-
-def library() -> ctypes.CDLL:
-    """The loaded library; loads it at the first call. ImportError says where it was looked for."""
-    global _library
-    if _library is None:
-        _library = _load()
-    return _library
-
-
 def _check(result: int, text: bytes = b"") -> int:
     if result >= 0:
         return result
@@ -420,13 +194,13 @@ def _check(result: int, text: bytes = b"") -> int:
 
 
 def version() -> str:
-    answer: bytes = library().ssv_version()
+    answer: bytes = native.library().ssv_version()
     return answer.decode()
 
 
 def default_socket() -> str:
     path = ctypes.create_string_buffer(4096)
-    _check(library().ssv_default_socket(path, len(path)))
+    _check(native.library().ssv_default_socket(path, len(path)))
     return path.value.decode()
 
 
@@ -436,8 +210,8 @@ def default_socket() -> str:
 def key_make_root(root: KeyRoot) -> bytes:
     if len(root.parts) > PARTS_MAX:
         raise Error(errno.EINVAL, f"{len(root.parts)} parts, {PARTS_MAX} are the limit")
-    raw = _KeyRoot(
-        struct_size=ctypes.sizeof(_KeyRoot),
+    raw = native.KeyRoot(
+        struct_size=ctypes.sizeof(native.KeyRoot),
         dtype=root.dtype,
         parts_count=len(root.parts),
         layer0=root.layer0,
@@ -452,11 +226,11 @@ def key_make_root(root: KeyRoot) -> bytes:
         rope_digest=(c_uint8 * 32).from_buffer_copy(root.rope_digest),
     )
     for index, part in enumerate(root.parts):
-        raw.parts[index] = _RootPart(
+        raw.parts[index] = native.RootPart(
             role=part.role, head0=part.head0, heads=part.heads, dim=part.dim
         )
-    key = _Key()
-    _check(library().ssv_key_make_root(byref(raw), byref(key)))
+    key = native.Key()
+    _check(native.library().ssv_key_make_root(byref(raw), byref(key)))
     return bytes(key.bytes)
 
 
@@ -475,7 +249,7 @@ def key_chain(
     packed = array("I", tokens[: count * chunk_tokens])
     address, _ = packed.buffer_info()
     keys = ctypes.create_string_buffer(count * KEY_BYTES)
-    made = library().ssv_key_chain(
+    made = native.library().ssv_key_chain(
         previous, chunk_tokens, address, count * chunk_tokens, extra, keys, count
     )
     return keys.raw[: _check(made) * KEY_BYTES]
@@ -491,7 +265,7 @@ class Session:
 
     def __init__(self, handle: int) -> None:
         self._handle: int | None = handle
-        self._completions = (_Completion * _POLL_BATCH)()
+        self._completions = (native.Completion * _POLL_BATCH)()
 
     @classmethod
     def connect(
@@ -502,8 +276,8 @@ class Session:
         ranks_count: int = 1,
         connect_timeout_ms: int = 0,
     ) -> Session:
-        options = _Options(
-            struct_size=ctypes.sizeof(_Options),
+        options = native.Options(
+            struct_size=ctypes.sizeof(native.Options),
             connect_timeout_ms=connect_timeout_ms,
             socket_path=socket_path.encode() if socket_path else None,
             engine_id=engine_id.encode() if engine_id else None,
@@ -512,7 +286,7 @@ class Session:
         )
         handle = c_void_p()
         text = ctypes.create_string_buffer(ERROR_TEXT_MAX)
-        _check(library().ssv_connect(byref(options), byref(handle), text), text.value)
+        _check(native.library().ssv_connect(byref(options), byref(handle), text), text.value)
         assert handle.value is not None
         return cls(handle.value)
 
@@ -520,7 +294,7 @@ class Session:
         """End the session at once; a second call does nothing."""
         handle, self._handle = self._handle, None
         if handle is not None:
-            library().ssv_close(handle)
+            native.library().ssv_close(handle)
 
     def _open(self) -> int:
         if self._handle is None:
@@ -529,39 +303,43 @@ class Session:
 
     @property
     def fd(self) -> int:
-        return int(library().ssv_fd(self._open()))
+        return int(native.library().ssv_fd(self._open()))
 
     @property
     def daemon_pidfd(self) -> int:
-        return int(library().ssv_daemon_pidfd(self._open()))
+        return int(native.library().ssv_daemon_pidfd(self._open()))
 
     @property
     def is_open(self) -> bool:
-        return self._handle is not None and bool(library().ssv_is_open(self._handle))
+        return self._handle is not None and bool(native.library().ssv_is_open(self._handle))
 
     @property
     def in_flight(self) -> int:
-        return 0 if self._handle is None else int(library().ssv_in_flight(self._handle))
+        return 0 if self._handle is None else int(native.library().ssv_in_flight(self._handle))
 
     @property
     def close_reason(self) -> str:
         if self._handle is None:
             return "closed by the caller"
-        reason: bytes = library().ssv_close_reason(self._handle)
+        reason: bytes = native.library().ssv_close_reason(self._handle)
         return reason.decode(errors="replace")
 
     def region_register(
         self, memory: Memory, layout: Layout, size: int, fd: int = -1, address: int = 0
     ) -> int:
         """Register KV memory; returns the region's number. Blocks up to 5 s."""
-        region = _Region(
-            struct_size=ctypes.sizeof(_Region), memory=memory, fd=fd, address=address, bytes=size
+        region = native.Region(
+            struct_size=ctypes.sizeof(native.Region),
+            memory=memory,
+            fd=fd,
+            address=address,
+            bytes=size,
         )
         raw = _raw_layout(layout)
         number = c_uint32()
         text = ctypes.create_string_buffer(ERROR_TEXT_MAX)
         _check(
-            library().ssv_region_register(
+            native.library().ssv_region_register(
                 self._open(), byref(region), byref(raw), byref(number), text
             ),
             text.value,
@@ -569,13 +347,13 @@ class Session:
         return number.value
 
     def region_unregister(self, region: int, timeout_ms: int) -> None:
-        _check(library().ssv_region_unregister(self._open(), region, timeout_ms))
+        _check(native.library().ssv_region_unregister(self._open(), region, timeout_ms))
 
     def submit(self, requests: Sequence[Request]) -> int:
         """Submit a batch, in order; returns how many were accepted, 0 when the queue is full."""
-        batch = (_Request * len(requests))()
+        batch = (native.Request * len(requests))()
         held = [_fill_request(raw, request) for raw, request in zip(batch, requests, strict=True)]
-        accepted: int = library().ssv_submit(self._open(), batch, len(requests))
+        accepted: int = native.library().ssv_submit(self._open(), batch, len(requests))
         del held
         if accepted == -errno.EAGAIN:
             return 0
@@ -585,7 +363,9 @@ class Session:
 
     def poll(self, timeout_ms: int = 0) -> list[Completion]:
         """Take what has completed, at most 64. SessionEnded: closed, and everything was taken."""
-        count: int = library().ssv_poll(self._open(), self._completions, _POLL_BATCH, timeout_ms)
+        count: int = native.library().ssv_poll(
+            self._open(), self._completions, _POLL_BATCH, timeout_ms
+        )
         if count == -errno.ENOTCONN:
             raise SessionEnded(errno.ENOTCONN, self.close_reason or "no daemon")
         return [
@@ -605,19 +385,19 @@ class Session:
     def stat(self, timeout_ms: int = 1000, size: int = 1 << 20) -> str:
         """The daemon's state as JSON text."""
         text = ctypes.create_string_buffer(size)
-        length = _check(library().ssv_stat(self._open(), text, size, timeout_ms))
+        length = _check(native.library().ssv_stat(self._open(), text, size, timeout_ms))
         return text.raw[:length].decode()
 
 
-def _raw_layout(layout: Layout) -> _Layout:
+def _raw_layout(layout: Layout) -> native.Layout:
     if len(layout.parts) > PARTS_MAX:
         raise Error(errno.E2BIG, f"{len(layout.parts)} parts, {PARTS_MAX} are the limit")
-    tensors = (_Tensor * len(layout.tensors))()
+    tensors = (native.Tensor * len(layout.tensors))()
     for raw_tensor, tensor in zip(tensors, layout.tensors, strict=True):
         raw_tensor.layer, raw_tensor.part = tensor.layer, tensor.part
         raw_tensor.offset, raw_tensor.block_stride = tensor.offset, tensor.block_stride
-    raw = _Layout(
-        struct_size=ctypes.sizeof(_Layout),
+    raw = native.Layout(
+        struct_size=ctypes.sizeof(native.Layout),
         dtype=layout.dtype,
         parts_count=len(layout.parts),
         layer0=layout.layer0,
@@ -636,16 +416,16 @@ def _raw_layout(layout: Layout) -> _Layout:
     return raw
 
 
-def _fill_part(raw: _Part, part: Part) -> None:
+def _fill_part(raw: native.Part, part: Part) -> None:
     if len(part.digits) > DIGITS_MAX:
         raise Error(errno.E2BIG, f"{len(part.digits)} digits, {DIGITS_MAX} are the limit")
     raw.role, raw.head0, raw.heads, raw.dim = part.role, part.head0, part.heads, part.dim
     raw.digits_count = len(part.digits)
     for index, digit in enumerate(part.digits):
-        raw.digits[index] = _Digit(axis=digit.axis, extent=digit.extent, stride=digit.stride)
+        raw.digits[index] = native.Digit(axis=digit.axis, extent=digit.extent, stride=digit.stride)
 
 
-def _fill_request(raw: _Request, request: Request) -> object:
+def _fill_request(raw: native.Request, request: Request) -> object:
     """Fill raw; returns what must live until the call is over."""
     blocks = array("I", request.blocks)
     raw.op, raw.tier, raw.codec = request.op, request.tier, request.codec

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from shadowserve import binding
+from shadowserve import binding, native
 from shadowserve.binding import CHUNK_TOKENS, Dtype, KeyRoot, Part, Role, Session
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module", autouse=True)
 def library():
     try:
-        return binding.library()
+        return native.library()
     except ImportError as missing:
         pytest.skip(str(missing))
 
@@ -41,7 +41,7 @@ def test_structs_have_the_sizes_of_the_header(tmp_path):
     sizes = [int(line) for line in subprocess.check_output([program], text=True).split()]
     mirrors = ["Options", "Digit", "Part", "Tensor", "Layout", "Region", "Request", "Completion"]
     mirrors.append("KeyRoot")
-    assert sizes == [ctypes.sizeof(getattr(binding, f"_{name}")) for name in mirrors]
+    assert sizes == [ctypes.sizeof(getattr(native, name)) for name in mirrors]
 
 
 def test_version_is_the_packages():
@@ -112,6 +112,6 @@ def test_connecting_to_nobody(tmp_path):
 
 def test_a_library_that_is_not_there_is_named(monkeypatch, tmp_path):
     monkeypatch.setenv("SHADOWSERVE_LIBRARY", str(tmp_path / "libnot.so"))
-    monkeypatch.setattr(binding, "_library", None)
+    monkeypatch.setattr(native, "_library", None)
     with pytest.raises(ImportError, match="SHADOWSERVE_LIBRARY"):
-        binding.library()
+        native.library()
