@@ -43,6 +43,7 @@ struct plane_config {
 	uint8_t min_tier;        /* coarsest tier read; 0: any */
 	uint8_t verbatim_tokens; /* of position 0 */
 	uint8_t pin_memory;      /* mlock the arena; a failure is logged, not fatal */
+	uint8_t overwrite;       /* STORE: put without asking whether the chunk is there */
 	uint64_t seed;
 	/* Opens a worker's store handle; NULL: store_open. The simulation brings its own. */
 	int (*open_store)(void *context, uint32_t worker, const struct store_config *config,
@@ -84,8 +85,9 @@ SSV_MUST_CHECK int plane_region_remove(struct plane *plane, uint64_t session, ui
 
 /* ---- requests (control thread) -------------------------------------------------------------- */
 
-/* Accept one request; keys and blocks are copied. 0: exactly one completion follows.
- * -EAGAIN full; -EINVAL, -ENOENT, -E2BIG with one line in error. */
+/* Accept one request; keys and blocks are copied. 0: exactly one completion follows; call
+ * plane_step() before sleeping. -EAGAIN full; -EINVAL, -ENOENT, -E2BIG with one line in error
+ * (SSV_ERROR_TEXT_MAX bytes, may be NULL). */
 SSV_MUST_CHECK int plane_submit(struct plane *plane, uint64_t session,
 				const struct ssv_request *request, uint64_t now_ns, char *error);
 
@@ -102,7 +104,8 @@ struct plane_event {
 	struct ssv_completion completion;
 };
 
-/* Take events, in order per session; returns how many. */
+/* Take events, in order per session; returns how many. Numbers of a session or region that ended
+ * are used again only after its event was taken. */
 uint32_t plane_poll(struct plane *plane, struct plane_event *events, uint32_t max);
 
 /* Move jobs on: hand tasks to workers (round robin between sessions), take their reports, watch
@@ -115,13 +118,14 @@ uint64_t plane_next_ns(const struct plane *plane);
 /* eventfd that a worker signals when it reported something. */
 int plane_control_fd(const struct plane *plane);
 
-/* Put nothing new; returns 1 once every captured chunk has been put or dropped. */
+/* Capture nothing new from now on; returns 1 once every captured chunk has been put or dropped. */
 int plane_drain(struct plane *plane, uint64_t now_ns);
 
 /* ---- workers (each on its own thread) ------------------------------------------------------- */
 
-/* A bounded amount of work. Returns 1: call again at once; 0: may sleep until *ret_wake_ns or until
- * a descriptor of plane_worker_pollfds() is ready. */
+/* A bounded amount of work: one segment or tensor at most. Returns 1: call again at once; 0: may
+ * sleep until *ret_wake_ns or until a descriptor of plane_worker_pollfds() is ready. The time to
+ * the next call is what the work cost: stage times are taken from it. */
 int plane_worker_step(struct plane *plane, uint32_t worker, uint64_t now_ns, uint64_t *ret_wake_ns);
 
 /* eventfd of the worker first, then its store's descriptors, as struct pollfd. */

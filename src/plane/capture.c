@@ -1,0 +1,334 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * capture.c - a chunk's way out: ask the store, copy the source pages into capture slots in
+ * canonical order, tell the engine that its blocks are free, then encode tensor by tensor in
+ * between fetch work, then PUT.
+ *
+ * The region and the job's keys are read only until CAPTURED is reported; what comes later needs
+ * only what the capture itself holds. A chunk that finds no slots until its deadline is dropped.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "plane/internal.h"
+
+static struct task *capture_task(struct worker *worker, const struct capture *capture)
+{
+	return &worker->tasks[capture->task];
+}
+
+static void count(struct worker *worker, enum worker_counter counter)
+{
+	counter_add(&worker->counters[counter], 1);
+}
+
+/* The slot is control's again. */
+static void capture_free(struct worker *worker, struct capture *capture)
+{
+	slots_release(&worker->stage, &capture->stage);
+	slots_release(&worker->capture, &capture->kv);
+	slots_release(&worker->put, &capture->wire);
+	capture->state = CAPTURE_IDLE;
+	worker->captures_busy--;
+	worker_report(worker, capture->task, MESSAGE_DONE);
+}
+
+/* End before it was captured. */
+static void capture_end(struct worker *worker, struct capture *capture, int status)
+{
+	capture_task(worker, capture)->status = status;
+	if (status == 0)
+		count(worker, COUNTER_STORES_PRESENT);
+	else if (status == -ECANCELED)
+		count(worker, COUNTER_STORES_DROPPED);
+	else
+		count(worker, COUNTER_STORES_FAILED);
+	capture_free(worker, capture);
+}
+
+void capture_begin(struct worker *worker, uint32_t task_index, uint64_t now_ns)
+{
+	const struct task *task = &worker->tasks[task_index];
+	struct capture *capture =
+	    &worker->captures[task_index - worker->plane->task_first[TASK_STORE]];
+
+	ssv_assert(capture->state == CAPTURE_IDLE && capture->task == task_index);
+	count(worker, COUNTER_STORES);
+	worker->captures_busy++;
+	capture->cancelled = capture->jobs_out = 0;
+	capture->tier = task->tier;
+	capture->codec = task->codec;
+	capture->tensor = 0;
+	capture->kv_offset = 0;
+	capture->number = worker->captures_number++;
+	capture->shape = task->region->layout->shape;
+	capture->identity.key = *task->keys;
+	capture->identity.first_token = task->position;
+	memcpy(capture->identity.model, task->region->layout->model,
+	       sizeof(capture->identity.model));
+	capture->op.holder = HOLDER_CAPTURE;
+	capture->op.index = capture->index;
+	if (worker->plane->config.overwrite) {
+		capture->state = CAPTURE_WAIT;
+		return;
+	}
+	capture->state = CAPTURE_ASK;
+	capture->op.op = (struct store_op){
+	    .kind = STORE_OP_EXISTS, .key = *task->keys, .deadline_ns = task->deadline_ns};
+	worker_op_begin(worker, &capture->op, now_ns);
+}
+
+/* Cancelled before it was captured: end as soon as nothing is out. */
+static void capture_quit(struct worker *worker, struct capture *capture)
+{
+	if (capture->cancelled && capture->op.state == OP_IDLE && !capture->jobs_out)
+		capture_end(worker, capture, -ECANCELED);
+}
+
+void capture_cancel(struct worker *worker, uint32_t task_index)
+{
+	struct capture *capture =
+	    &worker->captures[task_index - worker->plane->task_first[TASK_STORE]];
+
+	if (capture->state == CAPTURE_IDLE || capture->state >= CAPTURE_READY)
+		return;
+	capture->cancelled = 1;
+	if (capture->op.state != OP_IDLE)
+		worker_op_cancel(&capture->op);
+	capture_quit(worker, capture);
+}
+
+static void capture_put_done(struct worker *worker, struct capture *capture)
+{
+	const struct store_op *op = &capture->op.op;
+
+	if (op->status == 0) {
+		count(worker, COUNTER_PUTS);
+		counter_add(&worker->counters[COUNTER_PUT_WIRE_BYTES], op->value_bytes);
+		counter_add(&worker->counters[COUNTER_PUT_KV_BYTES],
+			    shape_kv_bytes(&capture->shape));
+	} else {
+		count(worker, COUNTER_PUT_ERRORS);
+		log_warn("put failed status=%d bytes=%llu", op->status,
+			 (unsigned long long)op->value_bytes);
+	}
+	capture_free(worker, capture);
+}
+
+void capture_op_done(struct worker *worker, struct capture *capture, uint64_t now_ns)
+{
+	const int status = capture->op.op.status;
+
+	(void)now_ns;
+	if (capture->state == CAPTURE_PUT) {
+		capture_put_done(worker, capture);
+		return;
+	}
+	ssv_assert(capture->state == CAPTURE_ASK);
+	if (status == 0)
+		capture_end(worker, capture, 0);
+	else if (capture->cancelled)
+		capture_end(worker, capture, -ECANCELED);
+	else if (status == -ENOENT)
+		capture->state = CAPTURE_WAIT;
+	else
+		capture_end(worker, capture, status == -ETIMEDOUT ? status : -EIO);
+}
+
+/* ---- copying -------------------------------------------------------------------------------- */
+
+/* The oldest capture in a state, or NULL. */
+static struct capture *capture_oldest(struct worker *worker, enum capture_state state)
+{
+	struct capture *oldest = NULL;
+
+	for (uint32_t i = 0; i < worker->plane->config.captures_max; i++) {
+		struct capture *capture = &worker->captures[i];
+
+		if (capture->state == state && (!oldest || capture->number < oldest->number))
+			oldest = capture;
+	}
+	return oldest;
+}
+
+static uint64_t tensor_bytes(const struct capture *capture)
+{
+	return shape_tensor_bytes(&capture->shape, capture->tensor % capture->shape.parts_count);
+}
+
+/* Begin reading the next tensor's blocks. Returns 0 when no staging memory is free now. */
+static int copy_tensor(struct worker *worker, struct capture *capture)
+{
+	const struct task *task = capture_task(worker, capture);
+	const struct region *region = task->region;
+	uint64_t stage_bytes =
+	    region->ops->stage_bytes(region, capture->tensor, task->blocks_count);
+	uint8_t *stage = NULL;
+
+	if (stage_bytes) {
+		int err = slots_acquire(&worker->stage, stage_bytes, &capture->stage);
+
+		if (err == -EAGAIN)
+			return 0;
+		ssv_assert(err == 0); /* registration made sure of it */
+		stage = slots_data(&worker->stage, &capture->stage);
+	}
+	capture->job = (struct deliver_job){
+	    .region = region,
+	    .tensor = capture->tensor,
+	    .direction = DELIVER_OUT,
+	    .blocks = task->blocks,
+	    .blocks_count = task->blocks_count,
+	    .stage = stage,
+	    .token = capture->tokens,
+	    .owner = capture,
+	};
+	region->ops->open(&capture->job);
+	capture->jobs_out = 1;
+	region->ops->submit(&worker->delivered, &capture->job);
+	return 1;
+}
+
+void capture_delivered(struct worker *worker, struct capture *capture,
+		       const struct deliver_job *job)
+{
+	uint8_t *kv = slots_data(&worker->capture, &capture->kv);
+
+	capture->jobs_out = 0;
+	if (capture->cancelled || job->status) {
+		capture_end(worker, capture, capture->cancelled ? -ECANCELED : -EIO);
+		return;
+	}
+	deliver_gather(job, SSV_CHUNK_TOKENS, kv + capture->kv_offset);
+	slots_release(&worker->stage, &capture->stage);
+	capture->kv_offset += tensor_bytes(capture);
+	capture->tensor++;
+	if (capture->tensor < shape_tensors(&capture->shape))
+		return;
+	/* The promise of a STORE completion: from here on the source is not read any more. */
+	capture->state = CAPTURE_READY;
+	count(worker, COUNTER_STORES_CAPTURED);
+	capture_task(worker, capture)->status = 0;
+	worker_report(worker, capture->task, MESSAGE_CAPTURED);
+}
+
+static int copy_unit(struct worker *worker)
+{
+	struct capture *capture = capture_oldest(worker, CAPTURE_COPY);
+	uint64_t bytes = 0;
+
+	if (!capture) {
+		capture = capture_oldest(worker, CAPTURE_WAIT);
+		if (!capture ||
+		    slots_acquire(&worker->capture, shape_kv_bytes(&capture->shape), &capture->kv))
+			return 0;
+		capture->state = CAPTURE_COPY;
+	}
+	if (capture->jobs_out)
+		return 0;
+	worker->work_stage = STAGE_CAPTURE;
+	while (capture->state == CAPTURE_COPY && !capture->jobs_out && bytes < CAPTURE_SLICE) {
+		uint64_t tensor = tensor_bytes(capture);
+
+		if (!copy_tensor(worker, capture))
+			break;
+		bytes += tensor;
+		(void)worker_poll_delivered(worker);
+	}
+	return bytes > 0;
+}
+
+/* ---- encoding ------------------------------------------------------------------------------- */
+
+static void encode_fail(struct worker *worker, struct capture *capture, int err)
+{
+	log_warn("encoding failed status=%d tensor=%u", err, capture->tensor);
+	count(worker, COUNTER_PUT_ERRORS);
+	worker->encoding = NO_INDEX;
+	capture_free(worker, capture);
+}
+
+/* Take the oldest captured chunk into the encoder. Returns 0 when there is none, or no room. */
+static int encode_begin(struct worker *worker)
+{
+	struct capture *capture = capture_oldest(worker, CAPTURE_READY);
+	uint64_t bytes;
+	int err;
+
+	if (!capture)
+		return 0;
+	bytes = shape_container_bytes_max(&capture->shape) + CONTAINER_SLACK_BYTES;
+	if (slots_acquire(&worker->put, bytes, &capture->wire))
+		return 0;
+	const struct encode_options options = {
+	    .tier = capture->tier,
+	    .codec = capture->codec,
+	    .verbatim_tokens =
+		capture->identity.first_token ? 0 : worker->plane->config.verbatim_tokens,
+	};
+	capture->state = CAPTURE_ENCODE;
+	capture->tensor = 0;
+	capture->kv_offset = 0;
+	worker->encoding = capture->index;
+	err = encoder_begin(&worker->encoder, &capture->identity, &capture->shape, &options,
+			    slots_data(&worker->put, &capture->wire),
+			    slots_run_bytes(&worker->put, &capture->wire), worker->encode_scratch);
+	if (err)
+		encode_fail(worker, capture, err);
+	return 1;
+}
+
+static void encode_end(struct worker *worker, struct capture *capture, uint64_t now_ns)
+{
+	const uint64_t deadline_ns = worker->plane->config.store_deadline_ms * NS_PER_MS;
+	uint64_t bytes = 0;
+	int err = encoder_finish(&worker->encoder, &bytes);
+
+	if (err) {
+		encode_fail(worker, capture, err);
+		return;
+	}
+	worker->encoding = NO_INDEX;
+	slots_release(&worker->capture, &capture->kv);
+	slots_shrink(&worker->put, &capture->wire, bytes + CONTAINER_SLACK_BYTES);
+	capture->state = CAPTURE_PUT;
+	capture->op.op = (struct store_op){.kind = STORE_OP_PUT,
+					   .key = capture->identity.key,
+					   .data = slots_data(&worker->put, &capture->wire),
+					   .value_bytes = bytes,
+					   .deadline_ns = now_ns + deadline_ns};
+	worker_op_begin(worker, &capture->op, now_ns);
+}
+
+static int encode_unit(struct worker *worker, uint64_t now_ns)
+{
+	struct capture *capture;
+	const uint8_t *kv;
+	int err;
+
+	if (worker->encoding == NO_INDEX)
+		return encode_begin(worker);
+	worker->work_stage = STAGE_ENCODE;
+	capture = &worker->captures[worker->encoding];
+	kv = slots_data(&worker->capture, &capture->kv);
+	err = encoder_tensor(&worker->encoder, kv + capture->kv_offset);
+	if (err) {
+		encode_fail(worker, capture, err);
+		return 1;
+	}
+	capture->kv_offset += tensor_bytes(capture);
+	capture->tensor++;
+	if (capture->tensor == shape_tensors(&capture->shape))
+		encode_end(worker, capture, now_ns);
+	return 1;
+}
+
+int capture_unit(struct worker *worker, uint64_t now_ns)
+{
+	if (!worker->captures_busy)
+		return 0;
+	/* Copying first: it frees the engine's blocks. */
+	return copy_unit(worker) || encode_unit(worker, now_ns);
+}

@@ -1,0 +1,488 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * internal.h - what the files of the plane share: jobs and sessions (control thread), workers,
+ * and the tasks that travel between them.
+ *
+ * Who owns what: a task is control's while its slot is free and the worker's from the TASK message
+ * to the REPORT message. Everything in struct worker below "worker" belongs to the worker's thread,
+ * everything in struct worker_desk to control. Keys and blocks of a job are written before its
+ * first task is handed out and do not change while one is out.
+ */
+#ifndef SSV_PLANE_INTERNAL_H
+#define SSV_PLANE_INTERNAL_H
+
+#include "base/arena.h"
+#include "base/counter.h"
+#include "base/list.h"
+#include "base/ring.h"
+#include "base/slots.h"
+#include "base/wake.h"
+#include "codec/codec.h"
+#include "plane/plane.h"
+
+#define WIRE_SLOT_BYTES    MIB
+#define STAGE_SLOT_BYTES   (64 * KIB)
+#define REQUEST_SLOT_BYTES (4 * KIB)
+#define LOOKUP_BATCH       32u /* keys a task */
+#define LOOKUP_TASKS       4u  /* at a worker */
+#define FETCH_AHEAD        2u  /* tasks that wait at a worker beyond its lanes */
+#define LANES_MAX          64u
+#define CAPTURES_MAX       256u
+#define TIME_BUCKETS       24u /* log2 of microseconds */
+#define CAPTURE_SLICE      (256 * KIB)
+#define DELETE_DEADLINE_NS (1000 * (uint64_t)1000000)
+#define FAULTS_COUNT       24u
+#define NO_INDEX           UINT32_MAX
+
+/* ---- tasks and messages --------------------------------------------------------------------- */
+
+enum task_kind {
+	TASK_LOOKUP = 0,
+	TASK_FETCH = 1,
+	TASK_STORE = 2,
+};
+#define TASK_KINDS 3
+
+/* A piece of a job at a worker: one chunk, or some keys to look up. */
+struct task {
+	/* Written by control before the hand-over. */
+	uint8_t kind; /* enum task_kind */
+	uint8_t min_tier, tier, codec;
+	uint32_t generation; /* of this slot; odd while it is in use */
+	uint32_t region_index, region_generation;
+	const struct region *region;
+	const struct ssv_key *keys; /* one, or LOOKUP: keys_count */
+	uint32_t keys_count;
+	const uint32_t *blocks; /* of this chunk */
+	uint32_t blocks_count;
+	uint32_t first_token; /* of blocks[0], counted from the chunk's start */
+	uint32_t position;    /* of the chunk in its sequence */
+	uint64_t deadline_ns;
+	/* Written by the worker before it reports. */
+	int status;
+	uint32_t found;       /* LOOKUP: leading keys that are stored */
+	uint64_t value_bytes; /* FETCH: of the container; LOOKUP: of the found ones */
+};
+
+/* A message is kind << 56 | task index << 32 | task generation. */
+enum message_kind {
+	MESSAGE_TASK = 1,     /* to the worker: begin */
+	MESSAGE_CANCEL = 2,   /* to the worker: end it soon; it may have ended meanwhile */
+	MESSAGE_CAPTURED = 3, /* to control: the source is no longer read */
+	MESSAGE_DONE = 4,     /* to control: the slot is yours again */
+};
+
+static inline uint64_t message_pack(enum message_kind kind, uint32_t index, uint32_t generation)
+{
+	return (uint64_t)kind << 56 | (uint64_t)index << 32 | generation;
+}
+
+static inline enum message_kind message_kind(uint64_t message)
+{
+	return (enum message_kind)(message >> 56);
+}
+
+static inline uint32_t message_index(uint64_t message)
+{
+	return (uint32_t)(message >> 32) & 0xffffff;
+}
+
+static inline uint32_t message_generation(uint64_t message)
+{
+	return (uint32_t)message;
+}
+
+/* ---- counters ------------------------------------------------------------------------------- */
+
+/* Counters of a worker: X(symbol, name in stat). */
+#define WORKER_COUNTERS(X)                          \
+	X(FETCHES, "fetches")                       \
+	X(FETCH_HITS, "fetch_hits")                 \
+	X(FETCH_MISSES, "fetch_misses")             \
+	X(FETCH_FAULTS, "fetch_faults")             \
+	X(FETCH_ERRORS, "fetch_errors")             \
+	X(FETCH_TIMEOUTS, "fetch_timeouts")         \
+	X(FETCH_CANCELS, "fetch_cancels")           \
+	X(FETCH_RETRIES, "fetch_retries")           \
+	X(FETCH_WIRE_BYTES, "fetch_wire_bytes")     \
+	X(FETCH_KV_BYTES, "fetch_kv_bytes")         \
+	X(HEALS, "heals")                           \
+	X(LOOKUP_KEYS, "lookup_keys")               \
+	X(LOOKUP_ERRORS, "lookup_errors")           \
+	X(STORES, "stores")                         \
+	X(STORES_PRESENT, "stores_present")         \
+	X(STORES_CAPTURED, "stores_captured")       \
+	X(STORES_DROPPED, "stores_dropped")         \
+	X(STORES_FAILED, "stores_failed")           \
+	X(PUTS, "puts")                             \
+	X(PUT_ERRORS, "put_errors")                 \
+	X(PUT_WIRE_BYTES, "put_wire_bytes")         \
+	X(PUT_KV_BYTES, "put_kv_bytes")             \
+	X(STEPS, "steps")                           \
+	X(WIRE_SLOTS_FREE, "wire_slots_free")       \
+	X(CAPTURE_SLOTS_FREE, "capture_slots_free") \
+	X(PUT_SLOTS_FREE, "put_slots_free")         \
+	X(STAGE_SLOTS_FREE, "stage_slots_free")     \
+	X(LANES_BUSY, "lanes_busy")                 \
+	X(CAPTURES_BUSY, "captures_busy")
+
+enum worker_counter {
+#define WORKER_COUNTER_ENUM(symbol, name) COUNTER_##symbol,
+	WORKER_COUNTERS(WORKER_COUNTER_ENUM)
+#undef WORKER_COUNTER_ENUM
+	    COUNTERS_COUNT
+};
+
+/* Stages whose times are kept: the first ones are waits on the store, the others work. */
+#define STAGES(X)             \
+	X(GET, "get")         \
+	X(EXISTS, "exists")   \
+	X(PUT, "put")         \
+	X(OPEN, "open")       \
+	X(DECODE, "decode")   \
+	X(DELIVER, "deliver") \
+	X(CAPTURE, "capture") \
+	X(ENCODE, "encode")
+
+enum stage {
+#define STAGE_ENUM(symbol, name) STAGE_##symbol,
+	STAGES(STAGE_ENUM)
+#undef STAGE_ENUM
+	    STAGES_COUNT,
+	STAGE_NONE = STAGES_COUNT
+};
+
+/* The fields of struct store_stats that are shown. */
+#define STORE_COUNTERS(X) \
+	X(gets)           \
+	X(hits)           \
+	X(puts)           \
+	X(exists)         \
+	X(deletes)        \
+	X(errors)         \
+	X(timeouts)       \
+	X(reconnects)     \
+	X(evictions)      \
+	X(bytes_in)       \
+	X(bytes_out)      \
+	X(bytes_used)     \
+	X(bytes_limit)    \
+	X(connected)
+
+enum store_counter {
+#define STORE_COUNTER_ENUM(field) STORE_COUNTER_##field,
+	STORE_COUNTERS(STORE_COUNTER_ENUM)
+#undef STORE_COUNTER_ENUM
+	    STORE_COUNTERS_COUNT
+};
+
+struct stage_time {
+	struct counter count, sum_ns;
+};
+
+/* ---- the worker ----------------------------------------------------------------------------- */
+
+enum op_state {
+	OP_IDLE = 0,
+	OP_WAITING = 1, /* to be submitted */
+	OP_HELD = 2,    /* the store's */
+};
+
+enum op_holder {
+	HOLDER_LANE = 1,
+	HOLDER_CAPTURE = 2,
+	HOLDER_LOOKUP = 3,
+};
+
+/* A store operation and whose it is. The store hands back &op, the first member. */
+struct worker_op {
+	struct store_op op;
+	uint8_t state;  /* enum op_state */
+	uint8_t holder; /* enum op_holder */
+	uint32_t index; /* of the holder */
+	uint64_t begun_ns;
+};
+
+enum lane_state {
+	LANE_IDLE = 0,
+	LANE_FETCH = 1,
+	LANE_DELETE = 2, /* the task is reported; a bad chunk is being deleted */
+};
+
+/* One chunk on its way in. */
+struct lane {
+	uint8_t state; /* enum lane_state */
+	uint8_t opened, retried;
+	uint8_t over;       /* status is final; wait until quiescent */
+	uint8_t heal;       /* delete the chunk then */
+	uint8_t jobs_open;  /* jobs of the tensors in work */
+	uint8_t jobs_ready; /* decoded, to be submitted */
+	uint8_t jobs_out;   /* submitted, not handed back */
+	uint32_t index, task;
+	uint32_t entry, tensor; /* next entry; tensor of jobs[0] */
+	int status;
+	uint64_t tried_bytes; /* received when container_open() was tried last */
+	struct slot_run wire, stage;
+	struct worker_op op;
+	struct container container;
+	struct deliver_job jobs[ENTRY_TENSORS_MAX];
+	uint8_t **tokens; /* [ENTRY_TENSORS_MAX][SSV_CHUNK_TOKENS] */
+};
+
+enum capture_state {
+	CAPTURE_IDLE = 0,
+	CAPTURE_ASK = 1,    /* is it stored already? */
+	CAPTURE_WAIT = 2,   /* for slots */
+	CAPTURE_COPY = 3,   /* out of the region */
+	CAPTURE_READY = 4,  /* captured; waits for the encoder */
+	CAPTURE_ENCODE = 5, /* in the encoder */
+	CAPTURE_PUT = 6,
+};
+
+/* One chunk on its way out; its task has the same index among the worker's STORE tasks. */
+struct capture {
+	uint8_t state; /* enum capture_state */
+	uint8_t cancelled, jobs_out;
+	uint8_t tier, codec;
+	uint32_t index, task;
+	uint32_t tensor;    /* next to copy or encode */
+	uint64_t kv_offset; /* of that tensor in the capture slots */
+	uint64_t number;    /* order of arrival */
+	struct slot_run kv, wire, stage;
+	struct worker_op op;
+	struct chunk_identity identity;
+	struct chunk_shape shape;
+	struct deliver_job job;
+	uint8_t **tokens; /* [SSV_CHUNK_TOKENS] */
+};
+
+struct lookup {
+	uint8_t busy;
+	uint32_t task, ops_out;
+	struct worker_op ops[LOOKUP_BATCH];
+};
+
+/* Largest container seen of a region, to size the next GET. */
+struct value_seen {
+	uint32_t generation;
+	uint64_t bytes;
+};
+
+struct worker {
+	/* Shared: each has its own rules. */
+	struct ring inbox;  /* control pushes */
+	struct ring outbox; /* the worker pushes */
+	struct wake wake;   /* the worker sleeps */
+	struct task *tasks; /* [tasks_count]: LOOKUP, FETCH, STORE */
+	struct counter counters[COUNTERS_COUNT];
+	struct counter faults[FAULTS_COUNT];
+	struct stage_time stages[STAGES_COUNT];
+	struct counter store_counters[STORE_COUNTERS_COUNT];
+
+	/* The worker's thread only. */
+	_Alignas(CACHE_LINE_BYTES) struct plane *plane;
+	uint32_t index;
+	struct store *store;
+	struct slots wire, capture, put, stage;
+	struct lane *lanes;
+	struct capture *captures;
+	struct lookup lookups[LOOKUP_TASKS];
+	uint32_t *queue; /* FETCH tasks that wait for a lane: ring of fetch_tasks */
+	uint32_t queue_head, queue_count;
+	struct value_seen *seen; /* [regions_max] */
+	struct deliver_queue delivered;
+	void *decode_scratch, *encode_scratch;
+	struct encoder encoder;
+	uint32_t encoding;  /* capture in the encoder, or NO_INDEX */
+	uint32_t lane_turn; /* round robin */
+	uint32_t lanes_busy, captures_busy, ops_waiting;
+	uint64_t captures_number;
+	uint64_t step_ns;   /* of the last step */
+	uint8_t work_stage; /* enum stage: what the last step did */
+	uint8_t reported;   /* pushed to the outbox in this step */
+};
+
+/* What control knows of a worker. */
+struct task_slot {
+	uint32_t job, job_generation;
+	uint32_t piece; /* of the job */
+	uint8_t used, captured, cancelled;
+};
+
+struct worker_desk {
+	struct task_slot *slots; /* [tasks_count] */
+	uint32_t busy[TASK_KINDS];
+	uint8_t pushed; /* a message since the last wake-up */
+};
+
+/* ---- jobs, sessions, regions (control) ------------------------------------------------------ */
+
+enum job_state {
+	JOB_FREE = 0,
+	JOB_RUN = 1,
+	JOB_PUTTING = 2, /* STORE: completed, some chunks not yet put */
+};
+
+#define PIECE_BYTES_NONE UINT32_MAX
+
+struct job {
+	uint8_t state; /* enum job_state */
+	uint8_t op, tier, codec, min_tier;
+	uint8_t stopped; /* hand out nothing more */
+	int stop_status; /* why: -ETIMEDOUT, -ECANCELED ... */
+	int gap_status;  /* of the piece at bound */
+	uint32_t generation, number;
+	uint32_t session; /* index; NO_INDEX: ended */
+	uint32_t region;  /* index; NO_INDEX: none */
+	uint64_t user_data;
+	uint64_t target;   /* CANCEL: user_data of a request */
+	uint64_t sequence; /* order of acceptance */
+	uint64_t begun_ns, deadline_ns;
+	uint32_t keys_count, blocks_count, ranks_count, first_token, position;
+	uint32_t pieces_count, next_piece, out; /* out: at workers, source or target in use */
+	uint32_t putting;                       /* captured, at workers */
+	uint32_t bound; /* first piece (LOOKUP: key) that is known not to be there */
+	uint64_t found_bytes, found_keys; /* LOOKUP */
+	struct slot_run memory;
+	struct ssv_key *keys;
+	uint32_t *blocks;      /* blocks of piece i begin at i * blocks_per_chunk */
+	uint32_t *piece_bytes; /* FETCH: value bytes of a piece in place */
+	struct link of_session, active, ready;
+};
+
+struct session {
+	uint8_t used, ending, ended; /* ended: its event is waiting */
+	uint32_t generation, rank, ranks_count;
+	uint32_t running; /* requests in flight */
+	pid_t pid;
+	char engine_id[SSV_ENGINE_ID_MAX];
+	struct link jobs;              /* of_session, in order of acceptance */
+	struct link ready[TASK_KINDS]; /* jobs with pieces to hand out */
+};
+
+struct region_slot {
+	uint8_t used, removing;
+	uint32_t generation, session, jobs_count;
+	struct region *region; /* NULL: detached, its event is waiting */
+};
+
+/* Control's own counters: X(symbol, name in stat). */
+#define PLANE_COUNTERS(X)                  \
+	X(LOOKUPS, "lookups")              \
+	X(FETCHES, "fetch_requests")       \
+	X(FETCHES_FULL, "fetch_complete")  \
+	X(FETCHES_SHORT, "fetch_short")    \
+	X(FETCH_TOKENS, "fetch_tokens")    \
+	X(STORES, "store_requests")        \
+	X(STORES_DROPPED, "store_dropped") \
+	X(STORE_TOKENS, "store_tokens")    \
+	X(CANCELS, "cancels")              \
+	X(FLUSHES, "flushes")              \
+	X(DEADLINES, "deadlines")          \
+	X(REFUSED, "refused")              \
+	X(REGIONS_REFUSED, "regions_refused")
+
+enum plane_counter {
+#define PLANE_COUNTER_ENUM(symbol, name) PLANE_##symbol,
+	PLANE_COUNTERS(PLANE_COUNTER_ENUM)
+#undef PLANE_COUNTER_ENUM
+	    PLANE_COUNTERS_COUNT
+};
+
+struct plane {
+	struct plane_config config;
+	char store_uri[STORE_URI_MAX];
+	char store_text[STORE_URI_MAX]; /* without passwords */
+	struct arena arena;
+	uint64_t tables_bytes;
+	uint64_t wire_bytes, capture_bytes, put_bytes, stage_bytes; /* pools of a worker */
+	uint32_t tasks_count, task_first[TASK_KINDS], task_count[TASK_KINDS];
+	struct worker *workers;
+
+	/* The control thread only. */
+	struct wake wake;
+	struct worker_desk *desks;
+	struct job *jobs;
+	struct session *sessions;
+	struct region_slot *regions;
+	struct link free_jobs, active_jobs;
+	struct slots request_slots;
+	struct slot_state *request_states;
+	uint8_t *request_memory;
+	struct plane_event *events; /* ring */
+	uint32_t events_max, completions_max, events_head, events_count;
+	uint32_t jobs_used;
+	uint32_t ready_count[TASK_KINDS], turn[TASK_KINDS];
+	uint64_t sequence;
+	uint64_t deadline_ns; /* no job's deadline is earlier */
+	uint64_t now_ns;      /* of the last call that brought one */
+	uint8_t draining;
+	uint64_t counters[PLANE_COUNTERS_COUNT];
+	uint64_t fetch_times[TIME_BUCKETS];
+	double rate_bytes_per_s, chunk_bytes; /* moving averages; 0: nothing measured */
+};
+
+/* plane.c */
+int SSV_PRINTF(3, 4) plane_refuse(char *error, int code, const char *format, ...);
+void plane_event_push(struct plane *plane, const struct plane_event *event);
+
+/* jobs.c: the life of a request. */
+void job_start(struct plane *plane, struct job *job, struct session *session,
+	       const struct ssv_request *request);
+void job_stop(struct plane *plane, struct job *job, int status);
+void job_settle(struct plane *plane, struct job *job);
+void job_unready(struct plane *plane, struct job *job);
+int job_has_piece(const struct job *job);
+void job_fill_task(const struct plane *plane, const struct job *job, uint32_t piece,
+		   struct task *task);
+void job_piece_done(struct plane *plane, struct job *job, uint32_t piece, const struct task *task);
+int jobs_watch_deadlines(struct plane *plane);
+struct job *session_find(struct session *session, uint64_t user_data);
+
+/* dispatch.c: pieces to workers and their reports back. */
+int dispatch_pieces(struct plane *plane);
+int dispatch_reports(struct plane *plane);
+void dispatch_cancel(struct plane *plane, const struct job *job, uint32_t from_piece);
+void dispatch_wake(struct plane *plane);
+
+/* regions.c: sessions and regions. */
+struct session *plane_session(struct plane *plane, uint64_t number);
+uint64_t session_number(const struct plane *plane, const struct session *session);
+void session_settle(struct plane *plane, uint32_t index);
+int session_ranks_are_complete(const struct plane *plane, const struct session *session,
+			       uint32_t ranks_count);
+struct region_slot *region_find(const struct plane *plane, uint64_t session, uint32_t number);
+uint32_t region_index(uint32_t number);
+uint32_t region_number(const struct plane *plane, uint32_t index);
+void region_settle(struct plane *plane, uint32_t index);
+
+/* worker.c */
+SSV_MUST_CHECK int worker_create(struct plane *plane, uint32_t index, char *error);
+void worker_destroy(struct worker *worker);
+void worker_report(struct worker *worker, uint32_t task, enum message_kind kind);
+void worker_op_begin(struct worker *worker, struct worker_op *op, uint64_t now_ns);
+void worker_op_cancel(struct worker_op *op);
+void worker_stage_add(struct worker *worker, enum stage stage, uint64_t ns);
+int worker_poll_delivered(struct worker *worker);
+
+/* fetch.c, capture.c, lookup.c: the three kinds of task at a worker. The _unit functions do one
+ * unit of work and return 1, or 0 when there is none. */
+void fetch_begin(struct worker *worker, uint32_t task);
+void fetch_cancel(struct worker *worker, uint32_t task);
+void fetch_op_done(struct worker *worker, struct lane *lane, uint64_t now_ns);
+void fetch_delivered(struct worker *worker, struct lane *lane, const struct deliver_job *job);
+int fetch_fill_lanes(struct worker *worker, uint64_t now_ns);
+int fetch_unit(struct worker *worker);
+
+void capture_begin(struct worker *worker, uint32_t task, uint64_t now_ns);
+void capture_cancel(struct worker *worker, uint32_t task);
+void capture_op_done(struct worker *worker, struct capture *capture, uint64_t now_ns);
+void capture_delivered(struct worker *worker, struct capture *capture,
+		       const struct deliver_job *job);
+int capture_unit(struct worker *worker, uint64_t now_ns);
+
+void lookup_begin(struct worker *worker, uint32_t task, uint64_t now_ns);
+void lookup_cancel(struct worker *worker, uint32_t task);
+void lookup_op_done(struct worker *worker, struct lookup *lookup);
+
+#endif
