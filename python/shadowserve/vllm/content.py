@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What besides its tokens shapes a request's KV, as digests for the key chain.
+
+A LoRA adapter enters by its files, multimodal input by its content hash, the tenant by the salt of
+the key root. A request that cannot be described by content has no keys and is never cached.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shadowserve import model
+from shadowserve.binding import CHUNK_TOKENS, KEY_BYTES
+
+# vLLM's own hashes; a name that a client gave to its input instead is no identity by content.
+_CONTENT_HASH = re.compile(r"[0-9a-f]{64}|[0-9a-f]{128}")
+
+
+@dataclass(frozen=True)
+class _Adapter:
+    stamp: Any
+    digest: bytes
+
+
+class Adapters:
+    """Digests of LoRA adapters. One whose files change while the engine runs is not cached any
+    more: which of its contents the engine computed with cannot be told."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, str], _Adapter | None] = {}
+
+    def digest(self, request: Any) -> bytes:
+        """The digest, or model.NotKeyable."""
+        place = (request.lora_int_id, request.lora_path)
+        folder = Path(request.lora_path)
+        if not folder.is_dir():
+            raise model.NotKeyable(f"the adapter {request.lora_name} is in no local folder")
+        stamp = model.adapter_stamp(folder)
+        known = self._known.get(place)
+        if place not in self._known or (request.load_inplace and known and known.stamp != stamp):
+            known = self._known[place] = _Adapter(stamp, model.adapter_digest(folder))
+        if known is None or known.stamp != stamp:
+            self._known[place] = None
+            raise model.NotKeyable(f"the files of adapter {request.lora_name} have changed")
+        return known.digest
+
+
+class Content:
+    """One request's digests, a chunk at a time."""
+
+    def __init__(self, request: Any, adapters: Adapters) -> None:
+        """Raises model.NotKeyable."""
+        if request.prompt_embeds is not None or request.prompt_is_token_ids is not None:
+            raise model.NotKeyable("prompt embeddings have no identity by content")
+        if request.pooling_params is not None or request.resumable:
+            raise model.NotKeyable("pooling and streaming-input requests are not cached")
+        lora = request.lora_request
+        self._lora = adapters.digest(lora) if lora is not None else b""
+        self._items: list[tuple[int, int, bytes]] = []
+        for feature in request.mm_features:
+            if not _CONTENT_HASH.fullmatch(feature.mm_hash or ""):
+                raise model.NotKeyable("multimodal input without a content hash is not cached")
+            position = feature.mm_position
+            about = f"{feature.modality}:{position.length}:{feature.mm_hash}".encode()
+            self._items.append((position.offset, position.offset + position.length, about))
+
+    def extra(self, first_chunk: int, chunks: int) -> bytes | None:
+        """Digests of these chunks, 32 bytes each; None when there is nothing but tokens."""
+        if not self._lora and not self._items:
+            return None
+        return b"".join(self._chunk(index) for index in range(first_chunk, first_chunk + chunks))
+
+    def _chunk(self, index: int) -> bytes:
+        start, end = index * CHUNK_TOKENS, (index + 1) * CHUNK_TOKENS
+        items = [
+            (item_start - start, about)
+            for item_start, item_end, about in self._items
+            if item_start < end and item_end > start
+        ]
+        if not self._lora and not items:
+            return bytes(KEY_BYTES)
+        return hashlib.sha256(model.canonical([self._lora.hex(), items])).digest()
