@@ -248,6 +248,7 @@ class Spy:
         self.memory = mmap.mmap(registration.fd, registration.bytes)
         self.loads = []
         self.stored = {}  # key of a chunk: bytes of its blocks
+        self.before_load = self.after_load = None  # called with the load, around its submission
         self._begin = self.worker.begin
         self.worker.begin = self._watch
 
@@ -255,7 +256,11 @@ class Spy:
         self.loads += orders.loads
         for store in orders.stores:
             self.stored[store.keys[0]] = self.blocks(store.blocks)
+        for load in orders.loads if self.before_load else ():
+            self.before_load(load)
         self._begin(orders)
+        for load in orders.loads if self.after_load else ():
+            self.after_load(load)
 
     def blocks(self, numbers):
         """The bytes of each block, all layers."""
