@@ -62,10 +62,10 @@ static int deflate_encode(struct codec_scratch *scratch, const struct class_plan
 	uint32_t bytes = class_pairs_bytes(plane);
 
 	(void)frequency;
-	class_pairs_pack(plane, scratch->pairs);
+	class_pairs_pack(plane, scratch->packed);
 	if (deflateReset(z) != Z_OK)
 		return -EINVAL;
-	z->next_in = scratch->pairs;
+	z->next_in = scratch->packed;
 	z->avail_in = bytes;
 	z->next_out = out;
 	z->avail_out = (uInt)u64_min(room, UINT32_MAX);
@@ -73,7 +73,7 @@ static int deflate_encode(struct codec_scratch *scratch, const struct class_plan
 		return -E2BIG;
 	ret_result->bytes_count = (uint32_t)(z->next_out - out);
 	ret_result->streams_count = 1;
-	ret_result->class_crc = crc32_iso(0, scratch->pairs, bytes);
+	ret_result->class_crc = crc32_iso(0, scratch->packed, bytes);
 	return 0;
 }
 

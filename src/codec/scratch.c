@@ -46,10 +46,13 @@ static void lay_out(struct codec_scratch *s, struct arena *arena, uint32_t chann
 	s->exceptions_bytes = elements / 2;
 	s->classes = arena_take(arena, elements);
 	s->pairs = arena_take(arena, s->pairs_bytes + CACHE_LINE_BYTES);
+	s->packed = arena_take(arena, elements / 2);
 	s->tile = arena_take(arena, TILE_ELEMENTS * ELEMENT_BYTES_MAX);
 	s->integers = arena_take(arena, TILE_ELEMENTS * sizeof(*s->integers));
 	s->exceptions = arena_take(arena, s->exceptions_bytes);
 	s->position = arena_take(arena, channels_max * sizeof(*s->position));
+	s->rows = arena_take(arena, SSV_CHUNK_TOKENS * sizeof(*s->rows));
+	s->row_offset = arena_take(arena, channels_max * sizeof(*s->row_offset));
 	s->values = arena_take(arena, TILE_ELEMENTS * sizeof(*s->values));
 	s->outside = arena_take(arena, SSV_CHUNK_TOKENS * sizeof(*s->outside));
 	s->power = arena_take(arena, channels_max * sizeof(*s->power));

@@ -27,25 +27,27 @@ struct arena {
 struct codec_scratch {
 	uint32_t channels_max, groups_max;
 	uint8_t *classes; /* [groups_max][SSV_CHUNK_TOKENS][64] */
-	uint8_t *pairs;   /* class bytes of an entry before or after a library back end */
+	uint8_t *pairs;   /* class pairs of an entry, inflated */
 	uint32_t pairs_bytes;
+	uint8_t *packed;   /* class pairs of a tensor, to be coded */
 	uint8_t *tile;     /* one group: [SSV_CHUNK_TOKENS][64] elements of up to 4 bytes */
 	int16_t *integers; /* encoding, one group: [SSV_CHUNK_TOKENS][64] */
 	uint8_t *exceptions;
 	uint64_t exceptions_bytes;
-	uint32_t index_base; /* decoding: exception index of the tensor's first element */
-	uint16_t *position;  /* [channels_max]: where a channel stands in the meta's order */
-	float *values;       /* encoding, one group: [SSV_CHUNK_TOKENS][64] */
-	uint64_t *outside;   /* [SSV_CHUNK_TOKENS]: lanes of the group that need an exception */
-	float *power;        /* [channels_max]: mean square of a channel */
-	float *spread;       /* [channels_max]: its variance */
-	float *sorted;       /* [channels_max]: for medians */
-	uint16_t *steps;     /* [channels_max], by head */
-	uint8_t *raw_bits;   /* [groups_max] */
-	uint8_t *frequency;  /* [groups_max][16] */
-	uint8_t *exponent;   /* [groups_max][16] */
-	int16_t *offset;     /* [channels_max] */
-	uint8_t *delta;      /* [channels_max]: 0 or 1 */
+	uint16_t *position;   /* [channels_max]: where a channel stands in the meta's order */
+	uint8_t **rows;       /* transcoding: [SSV_CHUNK_TOKENS] */
+	uint32_t *row_offset; /* [channels_max] */
+	float *values;        /* encoding, one group: [SSV_CHUNK_TOKENS][64] */
+	uint64_t *outside;    /* [SSV_CHUNK_TOKENS]: lanes of the group that need an exception */
+	float *power;         /* [channels_max]: mean square of a channel */
+	float *spread;        /* [channels_max]: its variance */
+	float *sorted;        /* [channels_max]: for medians */
+	uint16_t *steps;      /* [channels_max], by head */
+	uint8_t *raw_bits;    /* [groups_max] */
+	uint8_t *frequency;   /* [groups_max][16] */
+	uint8_t *exponent;    /* [groups_max][16] */
+	int16_t *offset;      /* [channels_max] */
+	uint8_t *delta;       /* [channels_max]: 0 or 1 */
 	struct arena arena;
 	z_stream deflate;
 	struct libdeflate_decompressor *inflate; /* owned; the one thing outside the memory */

@@ -79,13 +79,13 @@ static int zstd_encode(struct codec_scratch *scratch, const struct class_plane *
 	size_t written;
 
 	(void)frequency;
-	class_pairs_pack(plane, scratch->pairs);
-	written = ZSTD_compress2(scratch->zstd_encode, out, room, scratch->pairs, bytes);
+	class_pairs_pack(plane, scratch->packed);
+	written = ZSTD_compress2(scratch->zstd_encode, out, room, scratch->packed, bytes);
 	if (ZSTD_isError(written))
 		return -E2BIG;
 	ret_result->bytes_count = (uint32_t)written;
 	ret_result->streams_count = 1;
-	ret_result->class_crc = crc32_iso(0, scratch->pairs, bytes);
+	ret_result->class_crc = crc32_iso(0, scratch->packed, bytes);
 	return 0;
 }
 

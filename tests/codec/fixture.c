@@ -191,6 +191,21 @@ void test_codec_close(struct test_codec *codec)
 	free(codec->scratch);
 }
 
+int test_scratch_open(void **state)
+{
+	static struct test_codec codec;
+
+	test_codec_open(&codec);
+	*state = &codec;
+	return 0;
+}
+
+int test_scratch_close(void **state)
+{
+	test_codec_close(*state);
+	return 0;
+}
+
 struct test_chunk test_encode(struct test_codec *codec, const struct chunk_shape *shape,
 			      const struct encode_options *options, const uint8_t *elements)
 {

@@ -45,6 +45,9 @@ struct test_codec {
 
 void test_codec_open(struct test_codec *codec);
 void test_codec_close(struct test_codec *codec);
+/* Group fixtures: *state is a struct test_codec. */
+int test_scratch_open(void **state);
+int test_scratch_close(void **state);
 
 struct test_chunk test_encode(struct test_codec *codec, const struct chunk_shape *shape,
 			      const struct encode_options *options, const uint8_t *elements);

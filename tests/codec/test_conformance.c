@@ -25,21 +25,6 @@ static const struct {
     {64, 128, 5}, {4, 64, 256}, {1, 130, 2},  {16, 256, 19}, {32, 256, 20}, {1, 33, 256},
 };
 
-static int scratch_open(void **state)
-{
-	static struct test_codec codec;
-
-	test_codec_open(&codec);
-	*state = &codec;
-	return 0;
-}
-
-static int scratch_close(void **state)
-{
-	test_codec_close(*state);
-	return 0;
-}
-
 static void lossless_is_bit_exact(void **state)
 {
 	uint64_t seed = test_seed();
@@ -155,5 +140,5 @@ int main(void)
 	    cmocka_unit_test(lossy_stays_within_its_step),
 	};
 
-	return cmocka_run_group_tests(tests, scratch_open, scratch_close);
+	return cmocka_run_group_tests(tests, test_scratch_open, test_scratch_close);
 }
