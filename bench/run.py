@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The measurements of README.md: codec on real KV, stores, fetches through a daemon, its memory over
-1,000 fetches, and a store of damaged chunks. Raw JSON is kept in build/bench, one file each.
+"""The measurements of README.md: codec on real KV, stores, fetches through a daemon, its memory
+over 1,000 fetches, and a store of damaged chunks. Raw JSON is kept in build/bench, a file each.
 
 Every figure is a median of several runs of one process on this machine; the machine is named in
 the JSON. Nothing is asserted.
@@ -61,13 +61,9 @@ def bench_codec() -> Any:
     """Ratio and speed of every tier and codec on what docs-6m really computed."""
     dump = OUT / "docs-6m.kv"
     texts = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-    subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "codec" / "make_kv.py")]
-        + [str(ROOT / "models" / "docs-6m"), *map(str, texts)]
-        + ["--tokens", "4096", "--out", str(dump)],
-        check=True,
-        capture_output=True,
-    )
+    script, model = ROOT / "tests" / "codec" / "make_kv.py", ROOT / "models" / "docs-6m"
+    command = [sys.executable, script, model, *texts, "--tokens", "4096", "--out", dump]
+    subprocess.run([str(part) for part in command], check=True, capture_output=True)
     answer = run_json(BUILD / "bench" / "bench_codec", dump, "5")
     print(f"{'tier':<10}{'codec':<9}{'ratio':>7}{'encode':>12}{'decode':>12}  error K, V")
     for row in answer["results"]:
