@@ -26,7 +26,7 @@ static char log_path[PATH_MAX]; /* control thread only */
 
 void log_set_level(enum log_level level)
 {
-	/* A hint read by every thread; orders nothing. */
+	/* Relaxed, pairs with log_get_level(): a hint that orders nothing. */
 	atomic_store_explicit(&log_level, (int)level, memory_order_relaxed);
 }
 
@@ -71,7 +71,7 @@ int log_open(const char *path)
 			return fd;
 	}
 	strcpy(log_path, path ? path : "");
-	/* Relaxed: the number is all that travels. */
+	/* Relaxed, pairs with log_write(): the number is all that travels. */
 	atomic_store_explicit(&log_fd, fd, memory_order_relaxed);
 	if (old != STDERR_FILENO)
 		close(old);

@@ -1,0 +1,440 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * server.c - accept, hand bytes to sessions, hand the plane's events to sessions, drain.
+ *
+ * A session's slot number is what epoll carries. A slot is freed only between two rounds, so that a
+ * late event of the same round never reaches a new session.
+ */
+#include "server.h"
+
+#include <cjson/cJSON.h>
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/signalfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "plane/session.h"
+
+#define EVENTS_A_ROUND 64
+#define DRAIN_LOOK_NS  (20 * NS_PER_MS) /* puts end without an event */
+#define GUESTS_MAX     16 /* connections that have not said HELLO, beyond config->sessions */
+
+enum watch {
+	WATCH_LISTENER = 1,
+	WATCH_SIGNALS = 2,
+	WATCH_PLANE = 3,
+	WATCH_SESSION = 4,
+	WATCH_PROCESS = 5,
+};
+
+struct slot {
+	struct session *session; /* NULL: free */
+	short watched;           /* poll events of the socket in the epoll set; 0: not in it */
+	int process_watched;
+};
+
+struct server {
+	const struct config *config;
+	struct plane *plane;
+	struct listener *listener;
+	struct session_world world;
+	int epoll, signals;
+	struct slot *slots;
+	uint32_t slots_count, sessions_count;
+	uint64_t started_ns, idle_since_ns;
+	int draining;
+	uint64_t drain_deadline_ns;
+	uint64_t connections, refused;
+};
+
+/* ---- epoll ---------------------------------------------------------------------------------- */
+
+static int watch(struct server *server, int op, int fd, enum watch what, uint32_t slot,
+		 uint32_t events)
+{
+	struct epoll_event event = {.events = events, .data.u64 = (uint64_t)what << 32 | slot};
+
+	return epoll_ctl(server->epoll, op, fd, &event) < 0 ? -errno : 0;
+}
+
+static_assert(POLLIN == EPOLLIN && POLLOUT == EPOLLOUT && POLLHUP == EPOLLHUP,
+	      "session_wants() speaks poll(2)");
+
+static void slot_watch(struct server *server, uint32_t index)
+{
+	struct slot *slot = &server->slots[index];
+	short wants = session_wants(slot->session);
+	int op = !slot->watched ? EPOLL_CTL_ADD : wants ? EPOLL_CTL_MOD : EPOLL_CTL_DEL;
+
+	if (wants == slot->watched)
+		return;
+	if (watch(server, op, session_socket(slot->session), WATCH_SESSION, index,
+		  (uint32_t)wants) == 0)
+		slot->watched = wants;
+}
+
+/* ---- sessions ------------------------------------------------------------------------------- */
+
+static uint32_t slot_free(const struct server *server)
+{
+	uint32_t i = 0;
+
+	while (i < server->slots_count && server->slots[i].session)
+		i++;
+	return i;
+}
+
+static void connection_take(struct server *server, int fd, int pidfd, pid_t pid, uint64_t now_ns)
+{
+	uint32_t index = slot_free(server);
+	struct slot *slot = &server->slots[index];
+
+	server->connections++;
+	if (index == server->slots_count) {
+		server->refused++;
+		log_warn("connection refused pid=%d reason=\"all %u sessions are taken\"", (int)pid,
+			 server->slots_count);
+		close(fd);
+		if (pidfd >= 0)
+			close(pidfd);
+		return;
+	}
+	if (session_create(&server->world, fd, pidfd, pid, now_ns, &slot->session)) {
+		log_error("connection refused pid=%d reason=\"out of memory\"", (int)pid);
+		return;
+	}
+	slot->watched = 0;
+	slot->process_watched =
+	    pidfd >= 0 && watch(server, EPOLL_CTL_ADD, pidfd, WATCH_PROCESS, index, EPOLLIN) == 0;
+	server->sessions_count++;
+}
+
+static void connections_accept(struct server *server, uint64_t now_ns)
+{
+	pid_t pid;
+	int pidfd;
+
+	for (int i = 0; i < BUFSIZ && server->listener->fd >= 0; i++) {
+		int fd = listener_accept(server->listener, &pid, &pidfd);
+
+		if (fd >= 0)
+			connection_take(server, fd, pidfd, pid, now_ns);
+		else if (fd == -EMFILE || fd == -ENFILE)
+			log_error("accept failed reason=\"%s\"", strerror(-fd));
+		if (fd < 0 && fd != -EACCES && fd != -EINTR && fd != -ECONNABORTED)
+			break;
+	}
+}
+
+static void slot_clear(struct server *server, uint32_t index, uint64_t now_ns)
+{
+	struct slot *slot = &server->slots[index];
+
+	/* Closing would do unless a fork of ours held the file; we never fork while serving. */
+	session_destroy(slot->session);
+	*slot = (struct slot){0};
+	server->sessions_count--;
+	server->idle_since_ns = now_ns;
+}
+
+/* Flush, deadlines, interest, and the end of those that are done. */
+static void sessions_settle(struct server *server, uint64_t now_ns)
+{
+	for (uint32_t i = 0; i < server->slots_count; i++) {
+		struct session *session = server->slots[i].session;
+
+		if (!session)
+			continue;
+		session_flush(session, now_ns);
+		session_tick(session, now_ns);
+		if (session_state(session) == SESSION_DONE)
+			slot_clear(server, i, now_ns);
+		else
+			slot_watch(server, i);
+	}
+}
+
+static void event_deliver(struct server *server, const struct plane_event *event, uint64_t now_ns)
+{
+	for (uint32_t i = 0; i < server->slots_count; i++) {
+		struct session *session = server->slots[i].session;
+		enum session_state state = session ? session_state(session) : SESSION_DONE;
+
+		if ((state == SESSION_OPEN || state == SESSION_ENDING) &&
+		    session_plane_id(session) == event->session) {
+			session_event(session, event, now_ns);
+			return;
+		}
+	}
+}
+
+/* Returns 1 when something was done. */
+static int plane_serve(struct server *server, uint64_t now_ns)
+{
+	struct plane_event events[EVENTS_A_ROUND];
+	int busy = plane_step(server->plane, now_ns);
+	uint32_t n = plane_poll(server->plane, events, EVENTS_A_ROUND);
+
+	for (uint32_t i = 0; i < n; i++)
+		event_deliver(server, &events[i], now_ns);
+	return busy || n;
+}
+
+/* ---- stat ----------------------------------------------------------------------------------- */
+
+static cJSON *daemon_json(const struct server *server, uint64_t now_ns)
+{
+	char store[STORE_URI_MAX];
+	cJSON *daemon = cJSON_CreateObject();
+
+	store_uri_redact(server->config->store, store, sizeof(store));
+	cJSON_AddStringToObject(daemon, "version", server->world.daemon_version);
+	cJSON_AddNumberToObject(daemon, "protocol", MESSAGE_VERSION_MAX);
+	cJSON_AddNumberToObject(daemon, "pid", getpid());
+	cJSON_AddNumberToObject(daemon, "uptime_s",
+				(double)((now_ns - server->started_ns) / NS_PER_S));
+	cJSON_AddStringToObject(daemon, "socket", server->config->socket);
+	cJSON_AddStringToObject(daemon, "store", store);
+	cJSON_AddNumberToObject(daemon, "arena_bytes", (double)server->config->arena);
+	cJSON_AddNumberToObject(daemon, "bytes", (double)plane_bytes(server->plane));
+	cJSON_AddNumberToObject(daemon, "workers", server->config->workers);
+	cJSON_AddBoolToObject(daemon, "draining", server->draining);
+	cJSON_AddNumberToObject(daemon, "connections", (double)server->connections);
+	cJSON_AddNumberToObject(daemon, "connections_refused", (double)server->refused);
+	cJSON_AddNumberToObject(daemon, "sessions_malformed", (double)server->world.malformed);
+	cJSON_AddNumberToObject(daemon, "sessions_unread", (double)server->world.unread);
+	return daemon;
+}
+
+static int stat_text(void *context, char *json, size_t room, uint64_t now_ns)
+{
+	struct server *server = context;
+	cJSON *root = cJSON_CreateObject();
+	cJSON *clients = cJSON_CreateArray();
+	int err;
+
+	cJSON_AddItemToObject(root, "daemon", daemon_json(server, now_ns));
+	for (uint32_t i = 0; i < server->slots_count; i++) {
+		if (server->slots[i].session)
+			session_stat(server->slots[i].session, clients);
+	}
+	cJSON_AddItemToObject(root, "clients", clients);
+	err = plane_stat(server->plane, now_ns, root);
+	if (!err && !cJSON_PrintPreallocated(root, json, (int)room, 0))
+		err = -E2BIG;
+	cJSON_Delete(root);
+	return err ? err : (int)strlen(json);
+}
+
+/* ---- ending --------------------------------------------------------------------------------- */
+
+static void drain_begin(struct server *server, const char *reason, uint64_t now_ns)
+{
+	if (server->draining) {
+		server->drain_deadline_ns = now_ns; /* asked twice: at once */
+		return;
+	}
+	server->draining = 1;
+	server->drain_deadline_ns = now_ns + server->config->drain_timeout_ms * NS_PER_MS;
+	log_info("draining reason=\"%s\" sessions=%u deadline_ms=%u", reason,
+		 server->sessions_count, server->config->drain_timeout_ms);
+	listener_stop(server->listener);
+	for (uint32_t i = 0; i < server->slots_count; i++) {
+		if (server->slots[i].session)
+			session_end(server->slots[i].session, -ENOTCONN,
+				    "the daemon is shutting down", now_ns);
+	}
+}
+
+/* Returns 1 when the loop is over. */
+static int drain_over(struct server *server, uint64_t now_ns, int *ret_result)
+{
+	if (!server->draining)
+		return 0;
+	if (plane_drain(server->plane, now_ns) && !server->sessions_count) {
+		*ret_result = 0;
+		return 1;
+	}
+	*ret_result = -ETIMEDOUT;
+	return now_ns >= server->drain_deadline_ns;
+}
+
+static void idle_check(struct server *server, uint64_t now_ns)
+{
+	uint64_t limit_ns = server->config->idle_exit_s * NS_PER_S;
+
+	if (!limit_ns || server->draining || server->sessions_count ||
+	    now_ns < server->idle_since_ns + limit_ns)
+		return;
+	connections_accept(server, now_ns); /* somebody may just have come */
+	if (!server->sessions_count)
+		drain_begin(server, "idle", now_ns);
+}
+
+static void signals_take(struct server *server, uint64_t now_ns)
+{
+	struct signalfd_siginfo info;
+
+	while (read(server->signals, &info, sizeof(info)) == (ssize_t)sizeof(info)) {
+		if (info.ssi_signo == SIGHUP) {
+			int err = log_reopen();
+
+			log_info("log reopened status=%d", err);
+		} else {
+			drain_begin(server, info.ssi_signo == SIGTERM ? "SIGTERM" : "SIGINT",
+				    now_ns);
+		}
+	}
+}
+
+/* ---- the loop ------------------------------------------------------------------------------- */
+
+static uint64_t wake_ns(const struct server *server, uint64_t now_ns)
+{
+	uint64_t wake = plane_next_ns(server->plane);
+
+	for (uint32_t i = 0; i < server->slots_count; i++) {
+		if (server->slots[i].session)
+			wake = u64_min(wake, session_deadline_ns(server->slots[i].session));
+	}
+	if (server->draining)
+		wake = u64_min(wake, u64_min(server->drain_deadline_ns, now_ns + DRAIN_LOOK_NS));
+	else if (server->config->idle_exit_s && !server->sessions_count)
+		wake =
+		    u64_min(wake, server->idle_since_ns + server->config->idle_exit_s * NS_PER_S);
+	return wake;
+}
+
+static void wait_and_dispatch(struct server *server, int busy)
+{
+	struct epoll_event events[EVENTS_A_ROUND];
+	uint64_t now_ns = clock_now_ns();
+	uint64_t wake = busy ? now_ns : wake_ns(server, now_ns);
+	struct timespec wait = {0};
+	int n;
+
+	if (wake != TIME_NEVER && wake > now_ns) {
+		wait.tv_sec = (time_t)((wake - now_ns) / NS_PER_S);
+		wait.tv_nsec = (long)((wake - now_ns) % NS_PER_S);
+	}
+	n = epoll_pwait2(server->epoll, events, EVENTS_A_ROUND, wake == TIME_NEVER ? NULL : &wait,
+			 NULL);
+	now_ns = clock_now_ns();
+	for (int i = 0; i < n; i++) {
+		uint32_t index = (uint32_t)events[i].data.u64;
+
+		switch ((enum watch)(events[i].data.u64 >> 32)) {
+		case WATCH_LISTENER:
+			connections_accept(server, now_ns);
+			break;
+		case WATCH_SIGNALS:
+			signals_take(server, now_ns);
+			break;
+		case WATCH_PLANE:
+			break; /* plane_step() takes it back */
+		case WATCH_SESSION:
+			if (events[i].events & ~(uint32_t)EPOLLOUT)
+				session_receive(server->slots[index].session, now_ns);
+			break;
+		case WATCH_PROCESS:
+			epoll_ctl(server->epoll, EPOLL_CTL_DEL,
+				  session_pidfd(server->slots[index].session), NULL);
+			session_peer_died(server->slots[index].session, now_ns);
+			break;
+		}
+	}
+}
+
+static int server_watch_all(struct server *server, char *error)
+{
+	sigset_t signals;
+	int err;
+
+	sigemptyset(&signals);
+	sigaddset(&signals, SIGTERM);
+	sigaddset(&signals, SIGINT);
+	sigaddset(&signals, SIGHUP);
+	server->epoll = epoll_create1(EPOLL_CLOEXEC);
+	server->signals = signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
+	err = server->epoll < 0 || server->signals < 0 ? -errno : 0;
+	if (!err)
+		err =
+		    watch(server, EPOLL_CTL_ADD, server->listener->fd, WATCH_LISTENER, 0, EPOLLIN);
+	if (!err)
+		err = watch(server, EPOLL_CTL_ADD, server->signals, WATCH_SIGNALS, 0, EPOLLIN);
+	/* Edge: plane_step() empties the counter, whether or not this loop looks at it. */
+	if (!err)
+		err = watch(server, EPOLL_CTL_ADD, plane_control_fd(server->plane), WATCH_PLANE, 0,
+			    EPOLLIN | EPOLLET);
+	if (err)
+		snprintf(error, SSV_ERROR_TEXT_MAX * 2, "epoll: %s", strerror(-err));
+	return err;
+}
+
+static void server_serve(struct server *server, int *ret_result)
+{
+	uint64_t now_ns = clock_now_ns();
+	int busy;
+
+	server->started_ns = now_ns;
+	server->idle_since_ns = now_ns;
+	for (;;) {
+		busy = plane_serve(server, now_ns);
+		sessions_settle(server, now_ns);
+		idle_check(server, now_ns);
+		if (drain_over(server, now_ns, ret_result))
+			return;
+		wait_and_dispatch(server, busy);
+		now_ns = clock_now_ns();
+	}
+}
+
+static void server_free(struct server *server)
+{
+	for (uint32_t i = 0; server->slots && i < server->slots_count; i++)
+		session_destroy(server->slots[i].session);
+	free(server->slots);
+	free(server->world.tensors);
+	free(server->world.json);
+	if (server->epoll >= 0)
+		close(server->epoll);
+	if (server->signals >= 0)
+		close(server->signals);
+}
+
+int server_run(const struct config *config, struct plane *plane, struct listener *listener,
+	       char *error)
+{
+	struct server server = {
+	    .config = config,
+	    .plane = plane,
+	    .listener = listener,
+	    .world = {.plane = plane, .stat = stat_text, .daemon_version = ssv_version()},
+	    .epoll = -1,
+	    .signals = -1,
+	    .slots_count = config->sessions + GUESTS_MAX,
+	};
+	int result;
+
+	server.world.context = &server;
+	server.world.tensors = calloc(SSV_TENSORS_MAX, sizeof(*server.world.tensors));
+	server.world.json = malloc(MESSAGE_STAT_BYTES_MAX);
+	server.slots = calloc(server.slots_count, sizeof(*server.slots));
+	if (!server.world.tensors || !server.world.json || !server.slots) {
+		snprintf(error, SSV_ERROR_TEXT_MAX * 2, "out of memory");
+		result = -ENOMEM;
+	} else {
+		result = server_watch_all(&server, error);
+	}
+	if (!result)
+		server_serve(&server, &result);
+	listener_stop(listener);
+	server_free(&server);
+	return result;
+}

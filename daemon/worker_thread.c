@@ -1,0 +1,165 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * worker_thread.c - step, spin briefly, sleep until a descriptor or the worker's next time.
+ *
+ * Everything the threads share with the starter is one stop flag; the plane owns the rest.
+ */
+#include "worker_thread.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+
+#define POLLFDS_MAX 128
+
+struct worker_thread {
+	struct worker_threads *all;
+	pthread_t thread;
+	uint32_t index;
+	int started;
+};
+
+struct worker_threads {
+	struct plane *plane;
+	uint64_t spin_ns;
+	uint32_t count;
+	_Atomic int stop;
+	struct worker_thread threads[PLANE_WORKERS_MAX];
+};
+
+/* Release, pairs with stop_asked(). */
+static void stop_ask(struct worker_threads *all)
+{
+	atomic_store_explicit(&all->stop, 1, memory_order_release);
+}
+
+/* Acquire, pairs with stop_ask(). */
+static int stop_asked(struct worker_threads *all)
+{
+	return atomic_load_explicit(&all->stop, memory_order_acquire);
+}
+
+static void worker_sleep(struct worker_thread *worker, uint64_t wake_ns)
+{
+	struct pollfd fds[POLLFDS_MAX];
+	uint32_t n = plane_worker_pollfds(worker->all->plane, worker->index, fds, POLLFDS_MAX);
+	uint64_t now_ns = clock_now_ns();
+	struct timespec wait;
+
+	if (wake_ns <= now_ns)
+		return;
+	wait.tv_sec = (time_t)((wake_ns - now_ns) / NS_PER_S);
+	wait.tv_nsec = (long)((wake_ns - now_ns) % NS_PER_S);
+	/* A failure would only mean waking early. */
+	(void)!ppoll(fds, n, wake_ns == TIME_NEVER ? NULL : &wait, NULL);
+}
+
+static void *worker_main(void *context)
+{
+	struct worker_thread *worker = context;
+	struct worker_threads *all = worker->all;
+	uint64_t busy_ns = clock_now_ns();
+
+	while (!stop_asked(all)) {
+		uint64_t now_ns = clock_now_ns();
+		uint64_t wake_ns = TIME_NEVER;
+
+		if (plane_worker_step(all->plane, worker->index, now_ns, &wake_ns))
+			busy_ns = now_ns;
+		else if (now_ns - busy_ns >= all->spin_ns)
+			worker_sleep(worker, wake_ns);
+	}
+	return NULL;
+}
+
+static int thread_start(struct worker_thread *worker, const struct config *config, char *error)
+{
+	pthread_attr_t attributes;
+	cpu_set_t core;
+	char name[16];
+	int err;
+
+	err = pthread_attr_init(&attributes);
+	if (err)
+		return -err;
+	if (config->cores_count) {
+		CPU_ZERO(&core);
+		CPU_SET(config->cores[worker->index % config->cores_count], &core);
+		err = pthread_attr_setaffinity_np(&attributes, sizeof(core), &core);
+	}
+	if (!err)
+		err = pthread_create(&worker->thread, &attributes, worker_main, worker);
+	pthread_attr_destroy(&attributes);
+	if (err) {
+		snprintf(error, SSV_ERROR_TEXT_MAX * 2, "worker %u: %s", worker->index,
+			 strerror(err));
+		return -err;
+	}
+	worker->started = 1;
+	snprintf(name, sizeof(name), "ssv-worker-%u", worker->index);
+	pthread_setname_np(worker->thread, name);
+	return 0;
+}
+
+int worker_threads_start(struct plane *plane, const struct config *config,
+			 struct worker_threads **ret_threads, char *error)
+{
+	struct worker_threads *all = calloc(1, sizeof(*all));
+	int err = 0;
+
+	if (!all)
+		return -ENOMEM;
+	all->plane = plane;
+	all->spin_ns = config->spin_us * NS_PER_US;
+	all->count = config->workers;
+	for (uint32_t i = 0; i < all->count && !err; i++) {
+		all->threads[i].all = all;
+		all->threads[i].index = i;
+		err = thread_start(&all->threads[i], config, error);
+	}
+	if (err) {
+		(void)!worker_threads_stop(all, 1000);
+		return err;
+	}
+	*ret_threads = all;
+	return 0;
+}
+
+/* The first descriptor of a worker is its eventfd. */
+static void worker_wake(struct worker_threads *all, uint32_t index)
+{
+	struct pollfd fds[POLLFDS_MAX];
+	uint64_t one = 1;
+
+	if (plane_worker_pollfds(all->plane, index, fds, POLLFDS_MAX))
+		(void)!write(fds[0].fd, &one, sizeof(one));
+}
+
+int worker_threads_stop(struct worker_threads *all, uint32_t timeout_ms)
+{
+	struct timespec deadline;
+	int hanging = 0;
+
+	if (!all)
+		return 0;
+	clock_gettime(CLOCK_REALTIME, &deadline);
+	deadline.tv_sec += timeout_ms / 1000 + 1;
+	stop_ask(all);
+	for (uint32_t i = 0; i < all->count; i++) {
+		if (!all->threads[i].started)
+			continue;
+		worker_wake(all, i);
+		if (pthread_timedjoin_np(all->threads[i].thread, NULL, &deadline))
+			hanging = 1;
+	}
+	if (hanging)
+		return -ETIMEDOUT;
+	free(all);
+	return 0;
+}
