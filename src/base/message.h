@@ -82,8 +82,9 @@ struct wire_register { /* then parts, then tensors */
 	uint16_t rank, ranks_count;
 	uint32_t block_tokens, blocks_count, tensors_count;
 	uint8_t model[8];
+	uint32_t reserved;
 	uint64_t address, bytes;
-	uint32_t reserved[2];
+	uint64_t reserved2;
 };
 
 struct wire_digit {

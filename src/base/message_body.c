@@ -106,7 +106,11 @@ static int part_get(const uint8_t *in, struct ssv_part *ret_part, char *error)
 	if (ret_part->digits_count > SSV_DIGITS_MAX)
 		return PROTO(error, "REGISTER: a part of %u digits, at most %d",
 			     ret_part->digits_count, SSV_DIGITS_MAX);
+	if (wire.reserved || wire.reserved2)
+		return PROTO(error, "REGISTER: reserved bytes of a part are not zero");
 	for (uint32_t i = 0; i < ret_part->digits_count; i++) {
+		if (wire.digits[i].reserved || wire.digits[i].reserved2)
+			return PROTO(error, "REGISTER: reserved bytes of a digit are not zero");
 		ret_part->digits[i].axis = wire.digits[i].axis;
 		ret_part->digits[i].extent = le16toh(wire.digits[i].extent);
 		ret_part->digits[i].stride = (int64_t)le64toh((uint64_t)wire.digits[i].stride);
@@ -164,6 +168,8 @@ int message_decode_register(const struct message *message, struct ssv_region *re
 	if (message->body_bytes < sizeof(wire))
 		return PROTO(error, "REGISTER of %u bytes", message->bytes);
 	memcpy(&wire, in, sizeof(wire));
+	if (wire.reserved || wire.reserved2)
+		return PROTO(error, "REGISTER: reserved bytes are not zero");
 	register_get(&wire, ret_region, ret_layout);
 	if (ret_layout->parts_count > SSV_PARTS_MAX || ret_layout->tensors_count > SSV_TENSORS_MAX)
 		return PROTO(error, "REGISTER: %u parts and %u tensors, at most %d and %d",
@@ -333,7 +339,7 @@ int message_decode_completions(const struct message *message, uint32_t *ret_coun
 		return PROTO(error, "COMPLETION of %u bytes", message->bytes);
 	memcpy(&wire, message->body, sizeof(wire));
 	*ret_count = le32toh(wire.count);
-	if (*ret_count > MESSAGE_COMPLETIONS_MAX ||
+	if (wire.reserved || *ret_count > MESSAGE_COMPLETIONS_MAX ||
 	    message->body_bytes != sizeof(wire) + *ret_count * sizeof(struct wire_completion))
 		return PROTO(error, "COMPLETION: %u completions in %u bytes", *ret_count,
 			     message->bytes);

@@ -143,16 +143,14 @@ static int greet(struct ssv *ssv, const struct ssv_options *options, uint64_t de
 			 (int)ssv->daemon);
 		return err;
 	}
-	/* A broken link before the first word is a peer that speaks something else. */
-	if (err) {
+	if (ssv->answer.status) { /* REFUSED, or CLOSE */
+		err = ssv->answer.status;
+		snprintf(error, SSV_ERROR_TEXT_MAX, "%s",
+			 ssv->answer.text[0] ? ssv->answer.text : ssv->reason);
+	} else if (ssv->state != LINK_OPEN) {
+		err = ssv->fault ? ssv->fault : -ENOTCONN;
 		snprintf(error, SSV_ERROR_TEXT_MAX, "%s", ssv->reason);
-		return ssv->answer.status ? ssv->answer.status : -EPROTO;
 	}
-	if (ssv->answer.status)
-		snprintf(error, SSV_ERROR_TEXT_MAX, "%s", ssv->answer.text);
-	else if (ssv->state != LINK_OPEN)
-		snprintf(error, SSV_ERROR_TEXT_MAX, "%s", ssv->reason);
-	err = ssv->answer.status ? ssv->answer.status : ssv->state != LINK_OPEN ? -EPROTO : 0;
 	ssv->answer = (struct answer){0};
 	return err;
 }

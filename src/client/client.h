@@ -76,6 +76,7 @@ struct ssv {
 	enum link_state state;
 	int socket, pidfd, epoll, wakeup;
 	int watching_out, wakeup_set;
+	int fault; /* why it broke: -ENOTCONN, -EPROTO, -ENOMEM */
 	uint64_t last_id;
 	uint8_t *in; /* [in_room], aligned to 8 */
 	size_t in_room, in_bytes;
@@ -107,7 +108,7 @@ SSV_MUST_CHECK int link_wait(struct ssv *ssv, int timeout_ms);
 /* Until the awaited answer came, the session ended or the deadline passed (-ETIMEDOUT); a broken
  * link ends the wait with -ENOTCONN unless through_break is set. */
 SSV_MUST_CHECK int link_await(struct ssv *ssv, uint64_t deadline_ns, int through_break);
-void link_break(struct ssv *ssv, const char *reason);
+void link_break(struct ssv *ssv, int fault, const char *reason);
 /* Keep ssv_fd() readable exactly while ssv_poll() would return at once. */
 void link_signal(struct ssv *ssv);
 

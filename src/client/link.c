@@ -149,7 +149,9 @@ static void link_end(struct ssv *ssv, const char *reason)
 {
 	if (ssv->state == LINK_ENDED)
 		return;
-	snprintf(ssv->reason, sizeof(ssv->reason), "%s", reason);
+	/* A peer that broke the protocol and then died is known for the former. */
+	if (ssv->state == LINK_OPEN || ssv->fault == -ENOTCONN)
+		snprintf(ssv->reason, sizeof(ssv->reason), "%s", reason);
 	ssv->state = LINK_ENDED;
 	socket_drop(ssv);
 	flights_end(&ssv->flights, -ENOTCONN);
@@ -170,10 +172,11 @@ static int daemon_is_dead(const struct ssv *ssv)
 	return poll(&death, 1, 0) == 1;
 }
 
-void link_break(struct ssv *ssv, const char *reason)
+void link_break(struct ssv *ssv, int fault, const char *reason)
 {
 	if (ssv->state != LINK_OPEN)
 		return;
+	ssv->fault = fault;
 	snprintf(ssv->reason, sizeof(ssv->reason), "%s", reason);
 	ssv->state = LINK_BROKEN;
 	socket_drop(ssv);
@@ -277,7 +280,8 @@ int link_send_fd(struct ssv *ssv, const uint8_t *bytes, size_t count, int fd, ui
 			if (errno == EBADF)
 				return -EINVAL;
 			if (errno != EAGAIN && errno != EINTR)
-				link_break(ssv, "the daemon's end of the socket is gone");
+				link_break(ssv, -ENOTCONN,
+					   "the daemon's end of the socket is gone");
 		}
 		if (wait_ms == 0)
 			return -ETIMEDOUT;
@@ -460,14 +464,14 @@ static void link_receive(struct ssv *ssv)
 		if (n < 0 && errno == EAGAIN)
 			return;
 		if (n <= 0) {
-			link_break(ssv, "the daemon's end of the socket is gone");
+			link_break(ssv, -ENOTCONN, "the daemon's end of the socket is gone");
 			return;
 		}
 		ssv->in_bytes += (size_t)n;
 		if (take_messages(ssv, &needed, error) < 0)
-			link_break(ssv, error);
+			link_break(ssv, -EPROTO, error);
 		else if (in_grow(ssv, needed) < 0)
-			link_break(ssv, "out of memory for a message");
+			link_break(ssv, -ENOMEM, "out of memory for a message");
 	}
 }
 
