@@ -105,7 +105,7 @@ static int path_clear(struct listener *listener, pid_t *ret_owner, char *error)
 	return 0;
 }
 
-static int bind_and_listen(struct listener *listener, char *error)
+int listener_listen(struct listener *listener, char *error)
 {
 	struct sockaddr_un address;
 	mode_t mask;
@@ -139,8 +139,6 @@ int listener_open(struct listener *listener, const char *path, pid_t *ret_owner,
 	err = lock_take(listener, ret_owner, error);
 	if (!err)
 		err = path_clear(listener, ret_owner, error);
-	if (!err)
-		err = bind_and_listen(listener, error);
 	if (err)
 		listener_close(listener);
 	return err;

@@ -23,13 +23,15 @@ struct listener {
 };
 
 /**
- * Take the lock and listen. error has SSV_ERROR_TEXT_MAX * 2 bytes.
+ * Take the lock and clear a stale socket away; error has SSV_ERROR_TEXT_MAX * 2 bytes.
  *
  * Errors: -EADDRINUSE another daemon serves the socket or holds the lock (*ret_owner: its pid, 0 if
  *         unknown); -EINVAL the path does not fit or is no socket; -EACCES, -ENOENT ... the folder.
  */
 SSV_MUST_CHECK int listener_open(struct listener *listener, const char *path, pid_t *ret_owner,
 				 char *error);
+/* Listen, when everything that a client needs is there. The lock is kept on failure. */
+SSV_MUST_CHECK int listener_listen(struct listener *listener, char *error);
 /* Accept nobody any more; the name is gone, the lock is kept. */
 void listener_stop(struct listener *listener);
 void listener_close(struct listener *listener);

@@ -166,6 +166,11 @@ static int serve(const struct config *config, struct listener *listener, struct 
 	served = worker_threads_start(plane, config, &threads, error);
 	if (served)
 		return failed(config, EXIT_CANNOT_RUN, error);
+	served = listener_listen(listener, error);
+	if (served) {
+		(void)!worker_threads_stop(threads, 2000);
+		return failed(config, EXIT_CANNOT_RUN, error);
+	}
 	greeting(config, plane, report >= 0);
 	detach_report(report, 0, "");
 	report = -1;

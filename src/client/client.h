@@ -123,9 +123,9 @@ void flights_end(struct flights *flights, int status); /* complete all that stil
 uint32_t flights_take(struct flights *flights, struct ssv_completion *completions, uint32_t max);
 
 /* ---- region.c */
-const struct client_region *region_find(const struct ssv *ssv, uint32_t id);
+const struct client_region *client_region_find(const struct ssv *ssv, uint32_t id);
 /* A REGISTERED that nobody waits for any more, and an UNREGISTERED, waited for or not. */
-void region_disown(struct ssv *ssv, uint32_t id);
-void region_left(struct ssv *ssv, uint64_t message_id);
+void client_region_disown(struct ssv *ssv, uint32_t id);
+void client_region_left(struct ssv *ssv, uint64_t message_id);
 
 #endif

@@ -341,7 +341,7 @@ static int take_text(struct ssv *ssv, const struct message *message, char *error
 		return 0;
 	}
 	if (message->type == MESSAGE_REFUSED)
-		region_left(ssv, message->id); /* an unregistering of what is not there */
+		client_region_left(ssv, message->id); /* an unregistering of what is not there */
 	if (message->id != answer->id)
 		return 0;
 	answer->came = 1;
@@ -381,12 +381,12 @@ static int take_region(struct ssv *ssv, const struct message *message, char *err
 	if (err)
 		return err;
 	if (message->type == MESSAGE_UNREGISTERED)
-		region_left(ssv, message->id);
+		client_region_left(ssv, message->id);
 	if (message->id == ssv->answer.id) {
 		ssv->answer.came = 1;
 		ssv->answer.region = region;
 	} else if (message->type == MESSAGE_REGISTERED) {
-		region_disown(ssv, region);
+		client_region_disown(ssv, region);
 	}
 	return 0;
 }

@@ -24,7 +24,7 @@ static struct client_region *slot_find(struct ssv *ssv, uint32_t id)
 	return NULL;
 }
 
-const struct client_region *region_find(const struct ssv *ssv, uint32_t id)
+const struct client_region *client_region_find(const struct ssv *ssv, uint32_t id)
 {
 	for (uint32_t i = 0; i < CLIENT_REGIONS_MAX; i++) {
 		if (ssv->regions[i].state == REGION_USED && ssv->regions[i].id == id)
@@ -42,7 +42,7 @@ static struct client_region *slot_free(struct ssv *ssv)
 	return NULL;
 }
 
-void region_left(struct ssv *ssv, uint64_t message_id)
+void client_region_left(struct ssv *ssv, uint64_t message_id)
 {
 	for (uint32_t i = 0; i < CLIENT_REGIONS_MAX; i++) {
 		if (ssv->regions[i].state == REGION_LEAVING &&
@@ -51,7 +51,7 @@ void region_left(struct ssv *ssv, uint64_t message_id)
 	}
 }
 
-void region_disown(struct ssv *ssv, uint32_t id)
+void client_region_disown(struct ssv *ssv, uint32_t id)
 {
 	size_t bytes = 0;
 

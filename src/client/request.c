@@ -16,7 +16,7 @@
 static int blocks_check(const struct ssv *ssv, const struct ssv_request *request,
 			uint32_t *ret_tokens)
 {
-	const struct client_region *region = region_find(ssv, request->region);
+	const struct client_region *region = client_region_find(ssv, request->region);
 
 	if (!region)
 		return -ENOENT;
