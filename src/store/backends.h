@@ -5,6 +5,7 @@
 
 #include "store/store.h"
 
+extern const struct store_ops store_fault;
 extern const struct store_ops store_file;
 extern const struct store_ops store_memory;
 extern const struct store_ops store_null;

@@ -79,7 +79,8 @@ struct lane {
 	uint32_t sent_count; /* of count: completely sent */
 
 	struct resp_reader reader;
-	uint64_t value_at; /* position in the value that is being received */
+	bool in_value;     /* the bulk string being read is the front GET's value */
+	uint64_t value_at; /* position in it */
 	uint32_t head_at, head_bytes;
 	char head[LANE_HEAD_BYTES]; /* replies, and the few bytes of a value behind its length */
 };
@@ -159,9 +160,10 @@ int redis_error(const char *text);
 /* One item of a reply. 0, or why the lane must be dropped. */
 SSV_MUST_CHECK int lane_take_item(struct redis_store *redis, struct lane *lane,
 				  const struct resp_item *item, uint64_t now_ns);
-/* Take bytes of the value that is being received from where they lie. 0, or -EIO: the second
+/* bytes more of a bulk string are here; data NULL: in their place already. 0, or -EIO: the second
  * attempt's bytes differ from the first's. */
-SSV_MUST_CHECK int lane_take_value(struct lane *lane, const uint8_t *data, uint64_t bytes);
+SSV_MUST_CHECK int lane_take_value(struct redis_store *redis, struct lane *lane,
+				   const uint8_t *data, uint64_t bytes);
 /* Where the next bytes of the value may be received directly; NULL: nowhere (discard, compare). */
 uint8_t *lane_value_place(struct lane *lane);
 

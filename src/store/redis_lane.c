@@ -201,8 +201,8 @@ void lane_withdraw(struct redis_store *redis, struct lane *lane, uint32_t index,
 		return;
 	}
 	/* Half a PUT is out, and its rest is not ours any more; or much of a GET is to come. */
-	if ((!sent && request->data_bytes) || (index == 0 && request->kind == STORE_OP_GET &&
-					       resp_payload_left(&lane->reader) > LANE_DRAIN_MAX))
+	if ((!sent && request->data_bytes) ||
+	    (index == 0 && lane->in_value && resp_payload_left(&lane->reader) > LANE_DRAIN_MAX))
 		lane_drop(redis, lane, 0, NULL, now_ns);
 }
 
@@ -237,7 +237,7 @@ static void lane_connect(struct redis_store *redis, struct lane *lane, uint64_t 
 	}
 	resp_init(&lane->reader, redis->value_bytes_max);
 	lane->head_at = lane->head_bytes = 0;
-	lane->value_at = 0;
+	lane->in_value = false;
 	lane->progress_ns = now_ns;
 	lane->state = LANE_CONNECTING;
 	if (!connect(lane->fd, (const struct sockaddr *)&to->address, to->bytes))
@@ -421,13 +421,11 @@ static ssize_t receive(struct redis_store *redis, struct lane *lane)
 		return n < 0 ? -errno : 0;
 	direct = left ? u64_min((uint64_t)n, pieces[0].iov_len) : 0;
 	if (direct) {
-		int err = place ? lane_take_value(lane, NULL, direct)
-				: lane_take_value(lane, redis->scratch, direct);
+		int err = lane_take_value(redis, lane, place ? NULL : redis->scratch, direct);
 
 		if (err)
 			return err;
 		resp_payload_taken(&lane->reader, direct);
-		redis->stats.bytes_in += direct;
 	}
 	lane->head_bytes = (uint32_t)((uint64_t)n - direct);
 	return n;

@@ -125,7 +125,7 @@ static int probe_send(struct probe *probe, const char *data, size_t bytes)
 	return 0;
 }
 
-/* The next item that is no push. */
+/* The next item that is no push or attribute. */
 static int probe_read(struct probe *probe, struct resp_item *item)
 {
 	for (;;) {
@@ -139,7 +139,7 @@ static int probe_read(struct probe *probe, struct resp_item *item)
 			probe->at += used;
 			if (got < 0)
 				return got;
-			if (got && !item->push)
+			if (got && !item->aside)
 				return 0;
 		}
 		n = recv(probe->fd, probe->data, sizeof(probe->data), 0);

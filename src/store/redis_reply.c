@@ -85,6 +85,7 @@ static int take_length(struct redis_store *redis, struct lane *lane, uint64_t by
 	struct store_op *op = request->op;
 	int err = 0;
 
+	lane->in_value = true;
 	lane->value_at = 0;
 	if (op) {
 		/* On a second attempt it must still be the value that was begun. */
@@ -108,20 +109,26 @@ uint8_t *lane_value_place(struct lane *lane)
 {
 	const struct lane_request *request;
 
-	if (!lane->count)
+	if (!lane->in_value)
 		return NULL;
 	request = lane_request_at(lane, 0);
-	if (!request->op || request->kind != STORE_OP_GET || lane->value_at < request->same)
+	if (!request->op || lane->value_at < request->same)
 		return NULL;
 	return request->op->data + lane->value_at;
 }
 
-int lane_take_value(struct lane *lane, const uint8_t *data, uint64_t bytes)
+int lane_take_value(struct redis_store *redis, struct lane *lane, const uint8_t *data,
+		    uint64_t bytes)
 {
-	struct lane_request *request = lane_request_at(lane, 0);
-	struct store_op *op = request->op;
+	const struct lane_request *request;
+	struct store_op *op;
 	uint64_t known;
 
+	if (!lane->in_value)
+		return 0; /* of a push, or of the log-in's answer */
+	request = lane_request_at(lane, 0);
+	op = request->op;
+	redis->stats.bytes_in += bytes;
 	if (!op) {
 		lane->value_at += bytes;
 		return 0;
@@ -147,9 +154,9 @@ static int take_get(struct redis_store *redis, struct lane *lane, const struct r
 	case RESP_BULK:
 		return take_length(redis, lane, (uint64_t)item->number, now_ns);
 	case RESP_PAYLOAD:
-		redis->stats.bytes_in += item->text_bytes;
-		return lane_take_value(lane, (const uint8_t *)item->text, item->text_bytes);
+		return lane_take_value(redis, lane, (const uint8_t *)item->text, item->text_bytes);
 	case RESP_PAYLOAD_END:
+		lane->in_value = false;
 		return answer(redis, lane, 0);
 	default:
 		return -EPROTO;
@@ -186,7 +193,7 @@ static int take_number(struct redis_store *redis, struct lane *lane, const struc
 int lane_take_item(struct redis_store *redis, struct lane *lane, const struct resp_item *item,
 		   uint64_t now_ns)
 {
-	if (item->push)
+	if (item->aside)
 		return 0;
 	if (!lane->sent_count) /* an answer to nothing that was asked */
 		return -EPROTO;

@@ -38,6 +38,17 @@ static bool element_ends_reply(struct resp_reader *reader)
 	return true;
 }
 
+static bool is_aside(const struct resp_reader *reader)
+{
+	uint32_t i;
+
+	for (i = 0; i < reader->depth; i++) {
+		if (reader->frames[i].attribute)
+			return true;
+	}
+	return reader->push;
+}
+
 static int read_number(const char *text, int64_t *ret_number)
 {
 	bool negative = *text == '-';
@@ -80,7 +91,7 @@ static int begin_aggregate(struct resp_reader *reader, struct resp_item *item, c
 	item->number = (int64_t)count;
 	if (mark == '>') {
 		reader->push = true;
-		item->push = true;
+		item->aside = true;
 	}
 	if (count == 0) {
 		item->ends_reply = mark != '|' && element_ends_reply(reader);
@@ -146,7 +157,7 @@ static int read_line(struct resp_reader *reader, struct resp_item *item)
 	reader->line[kept] = '\0';
 	*item = (struct resp_item){
 	    .depth = reader->depth,
-	    .push = reader->push,
+	    .aside = mark == '|' || is_aside(reader),
 	    .text = reader->line + 1,
 	    .text_bytes = kept - 1,
 	};
@@ -195,7 +206,7 @@ static int take_line(struct resp_reader *reader, const char *data, size_t bytes,
 static int take_payload(struct resp_reader *reader, const char *data, size_t bytes,
 			size_t *ret_used, struct resp_item *item)
 {
-	*item = (struct resp_item){.depth = reader->depth, .push = reader->push};
+	*item = (struct resp_item){.depth = reader->depth, .aside = is_aside(reader)};
 	if (reader->state == STATE_PAYLOAD) {
 		item->type = RESP_PAYLOAD;
 		item->text = data;

@@ -39,7 +39,7 @@ enum resp_type {
 struct resp_item {
 	uint8_t type;    /* enum resp_type */
 	bool ends_reply; /* the reply is complete with this item */
-	bool push;       /* belongs to an out-of-band push: no command's reply */
+	bool aside;      /* belongs to a push or an attribute: no part of a command's reply */
 	uint8_t depth;   /* aggregates around it */
 	int64_t number;
 	const char *text; /* lent until the next call; ends with '\0' unless it is a payload */
@@ -56,7 +56,8 @@ struct resp_reader {
 	uint64_t bulk_max, payload_left, elements;
 	uint32_t line_bytes; /* seen of the current line */
 	uint8_t state, depth;
-	bool push, carriage; /* the last byte was '\r' */
+	bool push;     /* the reply being read is a push */
+	bool carriage; /* the last byte was a carriage return */
 	char line[RESP_TEXT_MAX];
 	struct resp_frame frames[RESP_DEPTH_MAX];
 };

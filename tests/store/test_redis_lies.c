@@ -1,0 +1,415 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * test_redis_lies.c - a redis: store against a peer that says anything but what Redis would.
+ *
+ * The peer is a thread with plain sockets: it answers the log-in, then every command with what the
+ * test told it. After each lie the peer turns honest and the store must serve again.
+ */
+#include "harness.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <pthread.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define CONNECTIONS_MAX 64
+
+struct script {
+	const char *hello;  /* NULL: no answer at all */
+	const char *answer; /* to each command; NULL: none */
+	const char *again;  /* to every command but the first, if set */
+	bool close;         /* after the answer */
+	bool bytewise;      /* a send for each byte */
+};
+
+static const struct script honest = {.hello = "+PONG\r\n", .answer = "$5\r\nabcde\r\n"};
+
+static struct {
+	pthread_t thread;
+	pthread_mutex_t lock; /* guards script and answers */
+	struct script script;
+	uint32_t answers;
+	unsigned int port;
+	int listener, stop[2];
+} peer;
+
+/* Used by the peer's thread alone. */
+struct connection {
+	int fd;
+	bool greeted;
+};
+
+static void say(int fd, const char *text, bool bytewise)
+{
+	size_t bytes = strlen(text);
+	size_t at, piece = bytewise ? 1 : bytes;
+
+	for (at = 0; at < bytes; at += piece)
+		(void)send(fd, text + at, piece, MSG_NOSIGNAL);
+}
+
+/* Each command begins with "*2" or "*3" at the begin of a line; values here hold none. */
+static uint32_t count_commands(const char *data, size_t bytes)
+{
+	uint32_t n = 0;
+	size_t i;
+
+	for (i = 0; i + 1 < bytes; i++)
+		n += data[i] == '*' && (i == 0 || data[i - 1] == '\n');
+	return n;
+}
+
+/* Returns false when the connection is over. */
+static bool serve(struct connection *connection)
+{
+	char data[4096];
+	ssize_t n = recv(connection->fd, data, sizeof(data), 0);
+	struct script script;
+	uint32_t commands;
+
+	if (n <= 0)
+		return false;
+	pthread_mutex_lock(&peer.lock);
+	script = peer.script;
+	commands = count_commands(data, (size_t)n);
+	if (connection->greeted && commands)
+		peer.answers += commands;
+	if (connection->greeted && script.again && peer.answers > commands)
+		script.answer = script.again;
+	pthread_mutex_unlock(&peer.lock);
+	if (!connection->greeted) {
+		if (script.hello)
+			say(connection->fd, script.hello, script.bytewise);
+		connection->greeted = true;
+		return true;
+	}
+	for (; commands && script.answer; commands--)
+		say(connection->fd, script.answer, script.bytewise);
+	return !script.close || script.answer == script.again;
+}
+
+static void *run_peer(void *context)
+{
+	struct connection connections[CONNECTIONS_MAX];
+	struct pollfd fds[CONNECTIONS_MAX + 2];
+	const int one = 1;
+	nfds_t n = 0, i;
+
+	(void)context;
+	for (;;) {
+		fds[0] = (struct pollfd){.fd = peer.stop[0], .events = POLLIN};
+		fds[1] = (struct pollfd){.fd = peer.listener, .events = POLLIN};
+		for (i = 0; i < n; i++)
+			fds[i + 2] = (struct pollfd){.fd = connections[i].fd, .events = POLLIN};
+		(void)poll(fds, n + 2, -1);
+		if (fds[0].revents)
+			break;
+		for (i = n; i-- > 0;) {
+			if (!fds[i + 2].revents || serve(&connections[i]))
+				continue;
+			(void)close(connections[i].fd);
+			connections[i] = connections[--n];
+		}
+		if (fds[1].revents && n < CONNECTIONS_MAX) {
+			int fd = accept4(peer.listener, NULL, NULL, SOCK_CLOEXEC);
+
+			(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+			connections[n++] = (struct connection){.fd = fd};
+		}
+	}
+	for (i = 0; i < n; i++)
+		(void)close(connections[i].fd);
+	return NULL;
+}
+
+static void tell(const struct script *script)
+{
+	pthread_mutex_lock(&peer.lock);
+	peer.script = *script;
+	peer.answers = 0;
+	pthread_mutex_unlock(&peer.lock);
+}
+
+static struct store *store;
+
+static void open_store(const char *options)
+{
+	char uri[256];
+
+	(void)snprintf(uri, sizeof(uri),
+		       "redis://127.0.0.1:%u?connect=later&protocol=2&lanes=1&timeout-ms=100&"
+		       "connect-timeout-ms=100&backoff-max-ms=20%s",
+		       peer.port, options);
+	store = harness_open(uri);
+}
+
+static int setup(void **state)
+{
+	(void)state;
+	tell(&honest);
+	open_store("");
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	(void)state;
+	store_close(store);
+	store = NULL;
+	return 0;
+}
+
+static uint8_t data[64];
+
+static int run_kind(uint8_t kind, uint64_t *ret_bytes)
+{
+	struct store_op op = {.kind = kind, .key = harness_key(1), .data = data};
+	int status;
+
+	memset(data, 0xee, sizeof(data));
+	op.capacity = sizeof(data) - 1;
+	op.value_bytes = 3;
+	status = harness_run(store, &op);
+	assert_int_equal(data[sizeof(data) - 1], 0xee);
+	assert_true(op.received <= sizeof(data) - 1);
+	if (ret_bytes)
+		*ret_bytes = kind == STORE_OP_GET ? op.received : op.value_bytes;
+	return status;
+}
+
+/* With an honest peer the store serves again, after a few refusals at most. */
+static void assert_recovers(void)
+{
+	int i;
+
+	tell(&honest);
+	for (i = 0; i < 2000; i++) {
+		int status = run_kind(STORE_OP_GET, NULL);
+
+		if (!status) {
+			assert_memory_equal(data, "abcde", 5);
+			return;
+		}
+		(void)usleep(2000);
+	}
+	fail_msg("the store does not recover");
+}
+
+static void lies_about_values_are_errors(void **state)
+{
+	static const struct {
+		const char *answer;
+		int status;
+	} cases[] = {
+	    {"$5\r\nabcde\r\n", 0},
+	    {"$-1\r\n", -ENOENT},
+	    {"_\r\n", -ENOENT},
+	    {"$0\r\n\r\n", -ENOENT},
+	    {">2\r\n+invalidate\r\n+k\r\n$5\r\nabcde\r\n", 0},
+	    {">2\r\n$80\r\n"
+	     "01234567890123456789012345678901234567890123456789012345678901234567890123456789"
+	     "\r\n+k\r\n$5\r\nabcde\r\n",
+	     0},
+	    {"|1\r\n+ttl\r\n:1\r\n$5\r\nabcde\r\n", 0},
+	    {"$64\r\n0123456789012345678901234567890123456789012345678901234567890123\r\n",
+	     -EMSGSIZE},
+	    {"$-5\r\n", -EPROTO},
+	    {"$99999999999\r\n", -EPROTO},
+	    {"$18446744073709551617\r\n", -EPROTO},
+	    {":5\r\n", -EPROTO},
+	    {"+OK\r\n", -EPROTO},
+	    {"*1\r\n$1\r\na\r\n", -EPROTO},
+	    {"hello world\r\n", -EPROTO},
+	    {"$5\r\nabcdeXX", -EPROTO},
+	    {"!3\r\nERR\r\n", -EPROTO},
+	    {"-ERR what\r\n", -EIO},
+	    {"-NOAUTH Authentication required.\r\n", -EACCES},
+	    {"-NOPERM no\r\n", -EACCES},
+	    {"-LOADING Redis is loading\r\n", -ENOTCONN},
+	    {"-OOM command not allowed\r\n", -ENOSPC},
+	    {"-MOVED 3999 127.0.0.1:6381\r\n", -ENOTSUP},
+	    {"-WRONGTYPE Operation\r\n", -EPROTO},
+	};
+	size_t i;
+
+	(void)state;
+	for (i = 0; i < 2 * ARRAY_COUNT(cases); i++) {
+		const struct script script = {
+		    .hello = "+PONG\r\n", .answer = cases[i / 2].answer, .bytewise = i % 2};
+		int status;
+
+		tell(&script);
+		status = run_kind(STORE_OP_GET, NULL);
+		if (status != cases[i / 2].status)
+			fail_msg("\"%s\": %d", cases[i / 2].answer, status);
+		assert_recovers();
+	}
+}
+
+static void lies_about_the_rest_are_errors(void **state)
+{
+	static const struct {
+		uint8_t kind;
+		const char *answer;
+		int status;
+	} cases[] = {
+	    {STORE_OP_PUT, "+OK\r\n", 0},
+	    {STORE_OP_PUT, "-OOM command not allowed when used memory > 'maxmemory'.\r\n", -ENOSPC},
+	    {STORE_OP_PUT, "-READONLY You can't write against a read only replica.\r\n", -EROFS},
+	    {STORE_OP_PUT, ":1\r\n", -EPROTO},
+	    {STORE_OP_PUT, "$-1\r\n", -EPROTO},
+	    {STORE_OP_PUT, "+FINE\r\n", -EPROTO},
+	    {STORE_OP_EXISTS, ":7\r\n", 0},
+	    {STORE_OP_EXISTS, ":0\r\n", -ENOENT},
+	    {STORE_OP_EXISTS, ":-1\r\n", -EPROTO},
+	    {STORE_OP_EXISTS, ":99999999999\r\n", -EPROTO},
+	    {STORE_OP_EXISTS, "$1\r\n7\r\n", -EPROTO},
+	    {STORE_OP_DELETE, ":1\r\n", 0},
+	    {STORE_OP_DELETE, ":0\r\n", 0},
+	    {STORE_OP_DELETE, "+OK\r\n", -EPROTO},
+	};
+	size_t i;
+
+	(void)state;
+	for (i = 0; i < ARRAY_COUNT(cases); i++) {
+		const struct script script = {.hello = "+PONG\r\n", .answer = cases[i].answer};
+		uint64_t bytes;
+		int status;
+
+		tell(&script);
+		status = run_kind(cases[i].kind, &bytes);
+		if (status != cases[i].status)
+			fail_msg("%u \"%s\": %d", cases[i].kind, cases[i].answer, status);
+		if (cases[i].kind == STORE_OP_EXISTS)
+			assert_int_equal(bytes, status ? 0 : 7);
+		assert_recovers();
+	}
+}
+
+static void silence_ends_in_time(void **state)
+{
+	static const struct script scripts[] = {
+	    {.hello = NULL},
+	    {.hello = "+PONG\r\n", .answer = NULL},
+	    {.hello = "+PONG\r\n", .answer = "$5\r\nab"},
+	    {.hello = "+PONG\r\n", .answer = "$5\r\nab", .close = true},
+	    {.hello = "+PONG\r\n", .answer = "", .close = true},
+	    {.hello = "-WRONGPASS invalid username-password pair\r\n"},
+	    {.hello = "rubbish\r\n"},
+	    {.hello = "$-7\r\n"},
+	};
+	size_t i;
+
+	(void)state;
+	for (i = 0; i < ARRAY_COUNT(scripts); i++) {
+		uint64_t received;
+
+		store_close(store);
+		tell(&scripts[i]);
+		open_store("");
+		assert_int_equal(run_kind(STORE_OP_GET, &received), -ENOTCONN);
+		assert_true(received <= 2);
+		assert_recovers();
+		assert_true(harness_stats(store).connected > 0);
+	}
+}
+
+static void second_attempt_must_bring_the_same_bytes(void **state)
+{
+	static const struct {
+		const char *again;
+		int status;
+	} cases[] = {
+	    {"$5\r\nabcde\r\n", 0},         {"$5\r\nabxyz\r\n", 0}, /* the same as far as it had
+								       come */
+	    {"$5\r\nxbcde\r\n", -ENOTCONN}, {"$6\r\nabcdef\r\n", -EIO}, {"$-1\r\n", -ENOENT},
+	};
+	size_t i;
+
+	(void)state;
+	for (i = 0; i < ARRAY_COUNT(cases); i++) {
+		const struct script script = {.hello = "+PONG\r\n",
+					      .answer = "$5\r\nab",
+					      .again = cases[i].again,
+					      .close = true,
+					      .bytewise = i % 2};
+
+		assert_recovers();
+		tell(&script);
+		assert_int_equal(run_kind(STORE_OP_GET, NULL), cases[i].status);
+		assert_memory_equal(data, "ab", 2); /* below the watermark nothing changed */
+		if (cases[i].status == 0)
+			assert_memory_equal(data, cases[i].again + 4, 5);
+		assert_recovers();
+	}
+}
+
+static void answers_to_nothing_end_the_lane(void **state)
+{
+	const struct script script = {.hello = "+PONG\r\n",
+				      .answer = "$5\r\nabcde\r\n$5\r\nabcde\r\n"};
+	uint64_t before;
+
+	(void)state;
+	assert_recovers();
+	before = harness_stats(store).reconnects;
+	tell(&script);
+	assert_int_equal(run_kind(STORE_OP_GET, NULL), 0);
+	assert_recovers();
+	assert_recovers();
+	/* The surplus is never taken for another's answer. */
+	assert_int_equal(run_kind(STORE_OP_GET, NULL), 0);
+	while (harness_stats(store).reconnects == before)
+		assert_recovers();
+}
+
+static void open_tells_the_servers_words(void **state)
+{
+	static const struct script refusing = {.hello =
+						   "-WRONGPASS invalid username-password pair\r\n"};
+	static const struct script silent = {.hello = NULL};
+	struct store_config config = {.value_bytes_max = 1, .ops_max = 1};
+	char error[SSV_ERROR_TEXT_MAX], uri[256];
+	struct store *other;
+
+	(void)state;
+	(void)snprintf(uri, sizeof(uri), "redis://me:hunter2@127.0.0.1:%u?connect-timeout-ms=50",
+		       peer.port);
+	config.uri = uri;
+	tell(&refusing);
+	assert_int_equal(store_open(&config, &other, error), -EACCES);
+	assert_non_null(strstr(error, "WRONGPASS invalid"));
+	assert_null(strstr(error, "hunter2"));
+	tell(&silent);
+	assert_int_equal(store_open(&config, &other, error), -ETIMEDOUT);
+	assert_null(strstr(error, "hunter2"));
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test_setup_teardown(lies_about_values_are_errors, setup, teardown),
+	    cmocka_unit_test_setup_teardown(lies_about_the_rest_are_errors, setup, teardown),
+	    cmocka_unit_test_setup_teardown(silence_ends_in_time, setup, teardown),
+	    cmocka_unit_test_setup_teardown(second_attempt_must_bring_the_same_bytes, setup,
+					    teardown),
+	    cmocka_unit_test_setup_teardown(answers_to_nothing_end_the_lane, setup, teardown),
+	    cmocka_unit_test_setup_teardown(open_tells_the_servers_words, setup, teardown),
+	};
+	int failed;
+
+	pthread_mutex_init(&peer.lock, NULL);
+	peer.port = harness_port(&peer.listener);
+	if (pipe(peer.stop) || pthread_create(&peer.thread, NULL, run_peer, NULL))
+		return 1;
+	failed = cmocka_run_group_tests(tests, NULL, NULL);
+	(void)close(peer.stop[1]);
+	(void)pthread_join(peer.thread, NULL);
+	(void)close(peer.stop[0]);
+	(void)close(peer.listener);
+	return failed;
+}
