@@ -128,7 +128,7 @@ struct container {
  * Open a container of which `received` bytes have arrived.
  *
  * Returns 0; -EAGAIN when header, table and meta have not all arrived (call again with more);
- * -EBADMSG or -ENOTSUP with *ret_fault set. Checks section 3.5 of docs/container.md up to the
+ * -EBADMSG or -ENOTSUP with *ret_fault set. Checks 1 to 11 of docs/container.md: all up to the
  * segments' own checksums, in the order given there.
  */
 SSV_MUST_CHECK int container_open(struct container *container, const uint8_t *bytes,
