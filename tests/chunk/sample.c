@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 #include <cmocka.h>
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -261,4 +262,26 @@ void sample_reseal(uint8_t *bytes)
 
 	store_le32(bytes + 140, crc32c(0, bytes + table, (uint64_t)meta + meta_bytes - table));
 	store_le32(bytes + 252, crc32c(0, bytes, 252));
+}
+
+enum container_fault sample_verdict(const uint8_t *bytes, const struct container_expect *expect,
+				    int *ret_err)
+{
+	struct container container;
+	enum container_fault fault;
+
+	*ret_err = container_open(&container, bytes, expect->value_bytes, expect, &fault);
+	assert_int_not_equal(*ret_err, -EAGAIN);
+	assert_int_equal(*ret_err == 0, fault == CONTAINER_FAULT_NONE);
+	for (uint32_t i = 0; !*ret_err && i < container.header.segments_count; i++) {
+		struct container_entry entry;
+		struct tensor_meta meta;
+
+		container_entry(&container, i, &entry);
+		for (uint32_t t = 0; t < entry.tensors_count; t++)
+			container_tensor_meta(&container, &entry, t, &meta);
+		fault = container_segment_check(&container, i);
+		*ret_err = fault ? -EBADMSG : 0;
+	}
+	return fault;
 }

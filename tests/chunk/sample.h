@@ -42,6 +42,11 @@ void sample_free(struct sample *sample);
 /* What container_open() needs to accept the sample, comparing everything that can be compared. */
 struct container_expect sample_expect(const struct sample *sample);
 
+/* Open, load all meta and check all segments, as a decoder does. *ret_err is what a reader would
+ * return; CONTAINER_FAULT_NONE with 0. */
+enum container_fault sample_verdict(const uint8_t *bytes, const struct container_expect *expect,
+				    int *ret_err);
+
 /* Write both checksums again, after an edit of header, table or meta. */
 void sample_reseal(uint8_t *bytes);
 
