@@ -140,7 +140,7 @@ static int plane_open(const struct config *config, struct plane **ret_plane, cha
 
 static void greeting(const struct config *config, const struct plane *plane, int detached)
 {
-	char store[STORE_URI_MAX], line[STORE_URI_MAX + 256];
+	char store[STORE_URI_MAX], line[2 * STORE_URI_MAX + 256];
 
 	store_uri_redact(config->store, store, sizeof(store));
 	snprintf(line, sizeof(line),
