@@ -33,7 +33,7 @@ static int option_fill, option_keep, option_help;
 static uint64_t option_chunks = 200, option_seed = 1;
 
 static const struct arg args[] = {
-    {"store", "URI", "where to (default: $SHADOWSERVE_STORE)", ARG_TEXT, &option_store, 0, 0},
+    {"store", "URI", "where to", ARG_TEXT, &option_store, 0, 0},
     {"chunks", "N", "how many (default 200)", ARG_NUMBER, &option_chunks, 2, 10000000},
     {"seed", "N", "of chunks and damage (default 1)", ARG_NUMBER, &option_seed, 0, UINT64_MAX},
     {"fill", NULL, "only fill the store with sound chunks", ARG_FLAG, &option_fill, 0, 0},

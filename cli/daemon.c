@@ -99,26 +99,71 @@ free_json:
 	return exit_code;
 }
 
-/* An object as indented lines; arrays of objects as numbered blocks. */
-static void print_tree(const cJSON *item, int depth)
+static bool is_scalar(const cJSON *item)
+{
+	return !cJSON_IsObject(item) && !cJSON_IsArray(item);
+}
+
+static void print_scalar(const cJSON *item)
+{
+	char *text = cJSON_IsString(item) ? NULL : cJSON_PrintUnformatted(item);
+
+	fputs(text ? text : cJSON_GetStringValue(item), stdout);
+	cJSON_free(text);
+}
+
+/* {"count", "sum_us"}: how often and how long on average. */
+static bool print_times(const cJSON *item)
+{
+	const cJSON *count = cJSON_GetObjectItemCaseSensitive(item, "count");
+	const cJSON *sum_us = cJSON_GetObjectItemCaseSensitive(item, "sum_us");
+
+	if (!cJSON_IsNumber(count) || !cJSON_IsNumber(sum_us) || cJSON_GetArraySize(item) != 2)
+		return false;
+	printf("%.0f times", count->valuedouble);
+	if (count->valuedouble > 0)
+		printf(", %.1f us each, %.1f ms in all", sum_us->valuedouble / count->valuedouble,
+		       sum_us->valuedouble / 1e3);
+	putchar('\n');
+	return true;
+}
+
+/* Numbers of an array in a line. */
+static bool print_row(const cJSON *item)
+{
+	if (!cJSON_IsArray(item) || !item->child || !is_scalar(item->child))
+		return false;
+	for (const cJSON *value = item->child; value; value = value->next) {
+		print_scalar(value);
+		putchar(value->next ? ' ' : '\n');
+	}
+	return true;
+}
+
+/* Counters that are zero say nothing to a person. */
+static bool is_silent(const cJSON *item, const char *parent)
+{
+	return parent && (!strcmp(parent, "counters") || !strcmp(parent, "faults")) &&
+	       cJSON_IsNumber(item) && item->valuedouble == 0;
+}
+
+/* The members of an object as indented lines. */
+static void print_tree(const cJSON *item, const char *parent, int depth)
 {
 	for (; item; item = item->next) {
-		char *value;
-
-		if (cJSON_IsObject(item) || cJSON_IsArray(item)) {
-			if (item->string)
-				printf("%*s%s%s\n", 2 * depth, "", item->string,
-				       item->child ? ":" : ": none");
-			else
-				printf("%*s-\n", 2 * depth, "");
-			print_tree(item->child, depth + 1);
+		if (is_silent(item, parent))
 			continue;
+		printf("%*s%-*s ", 2 * depth, "", 26 - 2 * depth,
+		       item->string ? item->string : "-");
+		if (is_scalar(item)) {
+			print_scalar(item);
+			putchar('\n');
+		} else if (!item->child) {
+			puts("none");
+		} else if (!print_times(item) && !print_row(item)) {
+			putchar('\n');
+			print_tree(item->child, item->string, depth + 1);
 		}
-		value = cJSON_IsString(item) ? NULL : cJSON_PrintUnformatted(item);
-		printf("%*s%-*s %s\n", 2 * depth, "", 28 - 2 * depth,
-		       item->string ? item->string : "-",
-		       value ? value : cJSON_GetStringValue(item));
-		cJSON_free(value);
 	}
 }
 
@@ -147,7 +192,7 @@ static int run_stat(int argc, char **argv)
 	else if (option_json)
 		exit_code = cli_print_json(cJSON_Duplicate(stat, 1), EXIT_OK);
 	else
-		print_tree(stat->child, 0);
+		print_tree(stat->child, NULL, 0);
 	cJSON_Delete(stat);
 free_json:
 	free(json);
@@ -218,11 +263,8 @@ static int answer_lookup(uint64_t stored, uint64_t asked, uint32_t estimate_us)
 
 static int lookup_daemon(const struct ssv_key *keys, uint32_t count)
 {
-	struct ssv_request request = {.op = SSV_OP_LOOKUP,
-				      .user_data = 1,
-				      .keys = keys,
-				      .keys_count = count,
-				      .deadline_ms = (uint32_t)option_timeout};
+	struct ssv_request request = {
+	    .op = SSV_OP_LOOKUP, .user_data = 1, .keys = keys, .keys_count = count};
 	char error[SSV_ERROR_TEXT_MAX] = "";
 	struct ssv_completion completion;
 	int exit_code = EXIT_OK, err;

@@ -267,7 +267,7 @@ static void check_daemon(struct doctor *doctor)
 
 static void check_store(struct doctor *doctor)
 {
-	const char *uri = option_store ? option_store : getenv("SHADOWSERVE_STORE");
+	const char *uri = store_io_uri(option_store);
 	struct store_config config = {.uri = uri, .seed = 1, .value_bytes_max = GIB, .ops_max = 4};
 	struct store_io io = {.timeout_ms = (uint32_t)option_timeout};
 	const struct ssv_key key = {{0xd0, 0xc7, 0x04}};

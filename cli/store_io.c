@@ -38,23 +38,34 @@ static int open_store(struct store_io *io, const char *command, const char *uri,
 	return 0;
 }
 
-static const char *find_uri(const char *command, const char *uri)
+const char *store_io_uri(const char *uri)
 {
+	static char standard[STORE_URI_MAX];
+	const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+
 	if (!uri)
 		uri = getenv("SHADOWSERVE_STORE");
 	if (uri && uri[0])
 		return uri;
-	(void)cli_fail(EXIT_USAGE,
-		       "%s: which store? give --store URI or set SHADOWSERVE_STORE, for example "
-		       "file:/var/cache/kv or redis://127.0.0.1:6379",
-		       command);
-	return NULL;
+	if (cache && cache[0] == '/')
+		snprintf(standard, sizeof(standard), "file:%s/shadowserve/chunks", cache);
+	else
+		snprintf(standard, sizeof(standard), "file:%s/.cache/shadowserve/chunks",
+			 home ? home : "");
+	return access(standard + strlen("file:"), F_OK) ? NULL : standard;
+}
+
+static int which_store(const char *command)
+{
+	return cli_fail(EXIT_USAGE,
+			"%s: which store? give --store URI or set SHADOWSERVE_STORE, for example "
+			"file:/var/cache/kv or redis://127.0.0.1:6379",
+			command);
 }
 
 int store_io_create(struct store_io *io, const char *command, const char *uri, uint32_t timeout_ms)
 {
-	uri = find_uri(command, uri);
-	return uri ? open_store(io, command, uri, timeout_ms) : EXIT_USAGE;
+	return uri ? open_store(io, command, uri, timeout_ms) : which_store(command);
 }
 
 int store_io_open(struct store_io *io, const char *command, const char *uri, uint32_t timeout_ms)
@@ -62,9 +73,9 @@ int store_io_open(struct store_io *io, const char *command, const char *uri, uin
 	char error[SSV_ERROR_TEXT_MAX];
 	struct uri parsed;
 
-	uri = find_uri(command, uri);
+	uri = store_io_uri(uri);
 	if (!uri)
-		return EXIT_USAGE;
+		return which_store(command);
 	if (!uri_parse(uri, &parsed, error) && !strcmp(parsed.scheme, "file") &&
 	    access(parsed.path, F_OK))
 		return cli_fail(EXIT_UNREACHABLE, "%s: there is no store at %s: %s", command,

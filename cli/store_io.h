@@ -17,11 +17,14 @@ struct store_io {
 	uint64_t value_bytes, value_capacity;
 };
 
-/* Open uri, or $SHADOWSERVE_STORE when it is NULL. A file: store must exist: who looks at one that
- * does not has mistyped its path. Returns 0, or the exit code of an error that was printed under
- * the command's name. */
+/* uri, else $SHADOWSERVE_STORE, else the store of a daemon that was given none; NULL when that is
+ * not there either. */
+const char *store_io_uri(const char *uri);
+
+/* Open store_io_uri(uri). A file: store must exist: who looks at one that does not has mistyped its
+ * path. Returns 0, or the exit code of an error that was printed under the command's name. */
 int store_io_open(struct store_io *io, const char *command, const char *uri, uint32_t timeout_ms);
-/* The same, and a file: store is made when it is not there. */
+/* Open uri, and make a file: store that is not there. */
 int store_io_create(struct store_io *io, const char *command, const char *uri, uint32_t timeout_ms);
 void store_io_close(struct store_io *io);
 

@@ -27,7 +27,8 @@ class Answer:
 
 
 def run_program(path: Path, *args: object, env: dict[str, str] | None = None) -> Answer:
-    base = {k: v for k, v in os.environ.items() if not k.startswith("SHADOWSERVE_")}
+    base = {k: v for k, v in os.environ.items() if not k.startswith(("SHADOWSERVE_", "XDG_"))}
+    base["HOME"] = "/nonexistent"
     done = subprocess.run(
         [path, *map(str, args)],
         capture_output=True,

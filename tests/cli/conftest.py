@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -29,3 +30,22 @@ def store(tmp_path: Path) -> str:
     done = run_program(BUILD / "bench" / "damage", "--store", uri, "--chunks", CHUNKS, "--fill")
     assert done.code == 0, done.err
     return uri
+
+
+@pytest.fixture
+def daemon(store: str, tmp_path: Path) -> Iterator[str]:
+    """The socket of a daemon that serves `store`."""
+    path = tmp_path / "daemon.sock"
+    program = BUILD / "daemon" / "shadowserved"
+    command = [program, "--socket", path, "--store", store, "--arena", "128MiB"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    assert process.stdout is not None
+    try:
+        assert "serv" in process.stdout.readline()
+        yield str(path)
+    finally:
+        process.terminate()
+        assert process.wait(timeout=30) == 0
+        process.stdout.close()

@@ -337,3 +337,23 @@ def test_no_daemon_exits_3_and_names_the_socket(
         cli(*command, env={"SHADOWSERVE_SOCKET": str(path)}),
     ):
         assert answer.code == 3 and str(path) in answer.err
+
+
+def test_a_living_daemon_answers(cli: Cli, daemon: str, store: str) -> None:
+    ping = cli("ping", "--socket", daemon, "--json")
+    assert ping.code == 0 and ping.json["alive"] is True and ping.json["answer_us"] > 0
+    assert cli("ping", env={"SHADOWSERVE_SOCKET": daemon}).out.startswith("alive")
+    stat = cli("stat", "--socket", daemon, "--json")
+    assert stat.code == 0 and stat.json["store"]["uri"] == store
+    text = cli("stat", "--socket", daemon)
+    assert text.code == 0 and store in text.out and "stages" in text.out
+    checks = cli("doctor", "--socket", daemon, "--python", "/no/python", "--json").json["checks"]
+    assert next(c for c in checks if c["check"] == "daemon")["verdict"] == "fine"
+
+
+def test_lookup_through_the_daemon(cli: Cli, daemon: str, store: str) -> None:
+    keys = [key_of(path) for path in values(store)[:3]]
+    full = cli("lookup", "--socket", daemon, *keys, "--json")
+    assert full.code == 0 and full.json["stored"] == 3
+    gap = cli("lookup", "--socket", daemon, *keys[:2], NO_KEY, *keys[2:], "--json")
+    assert gap.code == 1 and gap.json["stored"] == 2
