@@ -47,7 +47,13 @@ class Daemon:
         command += ["--store", self.store, "--arena", "128MiB", "--workers", "1"]
         command += ["--cores", str(DAEMON_CORES[0]), "--log-level", "info", *self.options]
         with open(self.folder / "daemon.log", "ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log)
+            self.process = subprocess.Popen(
+                command,
+                stdout=log,
+                stderr=log,
+                # Not the engine's core, to which this process may be pinned already.
+                preexec_fn=lambda: os.sched_setaffinity(0, CORES),
+            )
         wait_until(self.answers, f"{' '.join(command)}: an answer\n{self.log()}", 15.0)
 
     def log(self):
@@ -79,7 +85,8 @@ class Daemon:
         return {(task / "stat").read_text().rsplit(")", 1)[1].split()[0] for task in tasks}
 
     def resume(self):
-        os.kill(self.process.pid, signal.SIGCONT)
+        if self.process.poll() is None:
+            os.kill(self.process.pid, signal.SIGCONT)
 
     def kill(self):
         self.process.kill()
@@ -232,8 +239,9 @@ def documentation(count):
 
 
 def chunks_end(count):
-    """How much of a prompt of that many tokens can come from the store."""
-    return (count - 1) // 256 * 256
+    """How much of a prompt of that many tokens can come from the store: whole chunks, whole blocks,
+    and not the last token."""
+    return min(count // 256 * 256, count - 1) // 32 * 32
 
 
 class Spy:

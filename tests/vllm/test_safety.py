@@ -38,11 +38,12 @@ def computed(engine):
 
 
 @pytest.fixture
-def spy(engine, computed):
+def spy(engine, computed, daemon):
     engine.forget()
     spy = Spy(engine)
     yield spy
     spy.close()
+    daemon.resume()
     engine.assert_nothing_leaked()
 
 
@@ -88,14 +89,16 @@ def test_abort_during_a_load(engine, computed, spy, daemon):
 
 def test_abort_of_one_of_two_loads(engine, computed, spy, daemon):
     spy.before_load = lambda load: daemon.pause()
-    dropped = engine.add(TOKENS, 4)
-    wait_until(lambda: engine.step() or spy.loads, "a load")
-    kept = engine.add(TOKENS, 16)
+    dropped, kept = engine.add(TOKENS, 4), engine.add(TOKENS, 16)
+    wait_until(lambda: engine.step() or spy.loads, "loads")
+    first, second = spy.loads
+    assert not set(first.blocks) & set(second.blocks)
     engine.abort(dropped)
     engine.step()
     daemon.resume()
     (output,) = engine.run(kept)
     assert len(output.outputs[0].token_ids) == 16
+    assert output.num_cached_tokens == chunks_end(len(TOKENS))
 
 
 def test_daemon_stopped_in_mid_write(engine, computed, spy, daemon):
@@ -110,6 +113,7 @@ def test_daemon_stopped_in_mid_write(engine, computed, spy, daemon):
     assert text == computed
     (load,) = spy.loads
     held = engine.connector._scheduler.pinned_blocks()
+    print(f"blocks held while the daemon is stopped: {held} of {len(load.blocks)}")
     if held:  # the load was not over when the daemon stopped
         assert held == len(load.blocks)
         blocks = engine.pool.blocks
