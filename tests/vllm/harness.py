@@ -5,6 +5,7 @@ An engine runs inside the test's process, pinned to one core; the daemon is a pr
 another. Engines are stepped by hand, so that a test decides what happens between two steps.
 """
 
+import collections
 import gc
 import json
 import os
@@ -138,6 +139,7 @@ class Engine:
         self.free_at_rest = self.pool.get_num_free_blocks()
         self._names = 0
         self.outputs = {}
+        self.counts = count_everything()
 
     # ---- requests ----
 
@@ -242,6 +244,24 @@ def chunks_end(count):
     """How much of a prompt of that many tokens can come from the store: whole chunks, whole blocks,
     and not the last token."""
     return min(count // 256 * 256, count - 1) // 32 * 32
+
+
+def count_everything():
+    """A counter of what the connector counts from now on; vLLM takes its statistics each step."""
+    from shadowserve.vllm.stats import ShadowServeStats
+
+    counts = collections.Counter()
+    original = _ORIGINAL.setdefault("count", ShadowServeStats.count)
+
+    def count(self, name, amount=1):
+        counts[name] += amount
+        original(self, name, amount)
+
+    ShadowServeStats.count = count
+    return counts
+
+
+_ORIGINAL = {}
 
 
 class Spy:
