@@ -13,7 +13,7 @@
 #include "base/crc.h"
 #include "codec/symbols.h"
 
-#define WINDOW_BITS  12 /* no matches: the window is only a buffer */
+#define WINDOW_BITS  15 /* no matches, but zlib slides its hash once a window */
 #define MEMORY_LEVEL 9  /* 32 Ki literals a block */
 
 /* zlib's own formula for its buffers, doubled, and its state. */

@@ -146,10 +146,10 @@ static void lane_means(const struct draft *d, struct lane_sums *sums)
 		const int16_t *row = d->scratch->integers + t * LANES;
 
 		for (uint32_t i = 0; i < LANES; i++) {
-			int valid = row[i] != INTEGER_NONE;
+			int32_t valid = -(row[i] != INTEGER_NONE);
 
-			sums->sum[i] += valid ? row[i] : 0;
-			sums->count[i] += valid;
+			sums->sum[i] += row[i] & valid;
+			sums->count[i] -= valid;
 		}
 	}
 }
@@ -161,13 +161,13 @@ static void lane_differences(const struct draft *d, const int16_t offset[LANES],
 		const int16_t *row = d->scratch->integers + t * LANES, *before = row - LANES;
 
 		for (uint32_t i = 0; i < LANES; i++) {
-			int valid = (row[i] != INTEGER_NONE) & (before[i] != INTEGER_NONE);
+			int32_t valid = -((row[i] != INTEGER_NONE) & (before[i] != INTEGER_NONE));
 			int32_t plain = row[i] - offset[i], delta = row[i] - before[i];
 
 			plain = plain < 0 ? -plain : plain;
 			delta = delta < 0 ? -delta : delta;
-			sums->off_mean[i] += valid ? plain : 0;
-			sums->off_last[i] += valid ? delta : 0;
+			sums->off_mean[i] += plain & valid;
+			sums->off_last[i] += delta & valid;
 		}
 	}
 }
@@ -230,44 +230,44 @@ static uint32_t histogram_fill(const struct draft *d, uint32_t lanes, const int1
 	return beyond;
 }
 
-/* Bits (q16) that a group costs with r raw bits, about. */
-static uint64_t cost_with(const uint32_t histogram[2 * HISTOGRAM_HALF], uint32_t beyond, uint32_t r,
+/* Bits (q16) that a group of `total` symbols costs with r raw bits, about. count: of its classes.
+ */
+static uint64_t cost_with(const uint32_t count[META_CLASSES], uint32_t total, uint32_t r,
 			  uint32_t element_bytes)
 {
-	uint64_t bits = 0;
-	uint32_t inside = 0, total = beyond;
+	uint64_t bits = (uint64_t)total * r << 16;
+	uint32_t inside = 0;
 
-	for (uint32_t i = 0; i < 2 * HISTOGRAM_HALF; i++)
-		total += histogram[i];
-	for (uint32_t class = 0; class < META_CLASSES; class ++) {
-		const uint32_t *bin = histogram + HISTOGRAM_HALF - (8 << r) + (class << r);
-		uint32_t count = 0;
-
-		for (uint32_t i = 0; i < 1u << r; i++)
-			count += bin[i];
-		inside += count;
-		bits -= (uint64_t)count * log2_count(count);
+	for (uint32_t i = 0; i < META_CLASSES; i++) {
+		inside += count[i];
+		bits -= (uint64_t)count[i] * log2_count(count[i]);
 	}
 	bits += (uint64_t)inside * log2_count(inside);
-	bits += (uint64_t)total * r << 16;
 	/* an exception, and the symbol that stands for it */
 	return bits +
 	       ((uint64_t)(total - inside) * 8 * (EXCEPTION_INDEX_BYTES + element_bytes + 1) << 16);
 }
 
-static uint32_t choose_raw_bits(const uint32_t histogram[2 * HISTOGRAM_HALF], uint32_t beyond,
+/* The cheapest number of raw bits. Uses the histogram up: it is folded in two for each bit. */
+static uint32_t choose_raw_bits(uint32_t histogram[2 * HISTOGRAM_HALF], uint32_t beyond,
 				uint32_t element_bytes)
 {
 	uint64_t least = UINT64_MAX;
-	uint32_t best = 0;
+	uint32_t best = 0, total = beyond;
 
+	for (uint32_t i = 0; i < 2 * HISTOGRAM_HALF; i++)
+		total += histogram[i];
 	for (uint32_t r = 0; r <= RAW_BITS_MAX; r++) {
-		uint64_t cost = cost_with(histogram, beyond, r, element_bytes);
+		uint32_t half = HISTOGRAM_HALF >> r;
+		uint64_t cost =
+		    cost_with(histogram + half - META_CLASSES / 2, total, r, element_bytes);
 
 		if (cost < least) {
 			least = cost;
 			best = r;
 		}
+		for (uint32_t i = 0; i < half; i++)
+			histogram[i] = histogram[2 * i] + histogram[2 * i + 1];
 	}
 	return best;
 }

@@ -12,23 +12,32 @@
 #include "codec/float.h"
 #include "codec/scalar.h"
 
-/* A row's raw bits, least significant first. Reads up to 8 bytes past the row. */
+/*
+ * A row's raw bits, least significant first, a byte each. Eight fields of `bits` bits lie in a
+ * word's low end; they are spread to bytes by halves. Reads up to 8 bytes past the row.
+ */
 static inline __attribute__((always_inline)) void raw_unpack(const uint8_t *raw, uint32_t lanes,
-							     const uint32_t bits, uint16_t *out)
+							     const uint32_t bits, uint8_t *out)
 {
+	const uint64_t four = (UINT64_C(1) << 4 * bits) - 1;
+	const uint64_t two = ((UINT64_C(1) << 2 * bits) - 1) * 0x0000000100000001u;
+	const uint64_t one = ((UINT64_C(1) << bits) - 1) * 0x0001000100010001u;
+	const uint64_t all = ((UINT64_C(1) << bits) - 1) * 0x0101010101010101u;
+
 	for (uint32_t lane = 0; lane < lanes; lane += 8, raw += bits) {
 		uint64_t word = load_le64(raw);
 
-		for (uint32_t i = 0; i < 8; i++)
-			out[lane + i] = (uint16_t)(word >> (bits * i) & ((1u << bits) - 1));
+		word = (word & four) | (word << (32 - 4 * bits) & four << 32);
+		word = (word & two) | (word << (16 - 2 * bits) & two << 16);
+		word = (word & one) | (word << (8 - bits) & one << 8);
+		store_le64(out + lane, word & all);
 	}
 }
 
-static inline void raw_row(const uint8_t *raw, uint32_t lanes, uint32_t bits, uint16_t *out)
+static inline void raw_row(const uint8_t *raw, uint32_t lanes, uint32_t bits, uint8_t *out)
 {
 	switch (bits) {
 	case 0:
-		memset(out, 0, LANES * sizeof(*out));
 		break;
 	case 1:
 		raw_unpack(raw, lanes, 1, out);
@@ -112,7 +121,7 @@ void scalar_dequantise(const struct tile_job *job)
 {
 	uint32_t element_bytes = dtype_bytes(job->dtype), bits = job->raw_bits;
 	uint32_t raw_bytes = (job->lanes * bits + 7) / 8;
-	uint16_t raw[LANES] = {0};
+	uint8_t raw[LANES] = {0};
 	int16_t integer[LANES];
 	float x[LANES];
 
@@ -133,57 +142,90 @@ void scalar_dequantise(const struct tile_job *job)
 	}
 }
 
-/* Sign and mantissa of one lane: `bits` bits from bit `at` of a row. */
-static inline uint32_t raw_field(const uint8_t *raw, uint32_t at, uint32_t bits)
+/* Sign and mantissa of each lane of a row: `bits` bits, the mantissa below the sign. */
+static inline __attribute__((always_inline)) void
+join_fields(const uint8_t *raw, uint32_t lanes, const uint32_t bits, uint32_t fields[LANES])
 {
-	return load_le32(raw + at / 8) >> (at % 8) & ((1u << bits) - 1);
+	for (uint32_t i = 0; i < lanes; i++)
+		fields[i] = load_le32(raw + i * bits / 8) >> (i * bits % 8) & ((1u << bits) - 1);
 }
 
-/* A lossless row of `bytes`-wide elements with a `fraction`-bit mantissa. */
-#define JOIN_ROW(name, type, place, fraction)                                                   \
-	static inline void name(const struct tile_job *job, uint32_t token, uint32_t raw_bytes) \
-	{                                                                                       \
-		const uint8_t *raw = job->raw + (size_t)token * raw_bytes;                      \
-		const uint8_t *classes = job->classes + token * LANES;                          \
-		const uint32_t sign = 8 * sizeof(type) - 1;                                     \
-		type row[LANES];                                                                \
-                                                                                                \
-		for (uint32_t i = 0; i < job->lanes; i++) {                                     \
-			uint32_t field = raw_field(raw, i * ((fraction) + 1), (fraction) + 1);  \
-			uint32_t exponent = job->exponent[classes[i] & 15];                     \
-                                                                                                \
-			row[i] = (type)(field >> (fraction) << sign | exponent << (fraction) |  \
-					(field & ((1u << (fraction)) - 1)));                    \
-		}                                                                               \
-		place(row, job->lanes, job->tile + token * LANES * sizeof(type));               \
-	}
+static inline void join_exponents(const struct tile_job *job, uint32_t token,
+				  uint8_t exponent[LANES])
+{
+	const uint8_t *classes = job->classes + token * LANES;
 
-JOIN_ROW(join_bf16, uint16_t, place_row16, 7)
-JOIN_ROW(join_fp16, uint16_t, place_row16, 10)
-JOIN_ROW(join_fp32, uint32_t, place_row32, 23)
-JOIN_ROW(join_e4m3, uint8_t, place_row8, 3)
-JOIN_ROW(join_e5m2, uint8_t, place_row8, 2)
+	for (uint32_t i = 0; i < LANES; i++)
+		exponent[i] = job->exponent[classes[i] & 15];
+}
+
+static void join_bf16(const struct tile_job *job, uint32_t token)
+{
+	uint8_t exponent[LANES], field[LANES];
+	uint16_t row[LANES];
+
+	join_exponents(job, token, exponent);
+	memcpy(field, job->raw + (size_t)token * job->lanes, LANES);
+	for (uint32_t i = 0; i < LANES; i++)
+		row[i] = (uint16_t)((field[i] & 0x80) << 8 | exponent[i] << 7 | (field[i] & 0x7f));
+	place_row16(row, job->lanes, job->tile + token * LANES * 2);
+}
+
+static void join_fp16(const struct tile_job *job, uint32_t token)
+{
+	uint32_t fields[LANES] = {0};
+	uint8_t exponent[LANES];
+	uint16_t row[LANES];
+
+	join_exponents(job, token, exponent);
+	join_fields(job->raw + (size_t)token * ((job->lanes * 11 + 7) / 8), job->lanes, 11, fields);
+	for (uint32_t i = 0; i < LANES; i++)
+		row[i] = (uint16_t)((fields[i] & 0x400) << 5 | (uint32_t)exponent[i] << 10 |
+				    (fields[i] & 0x3ff));
+	place_row16(row, job->lanes, job->tile + token * LANES * 2);
+}
+
+static void join_fp32(const struct tile_job *job, uint32_t token)
+{
+	uint32_t fields[LANES] = {0}, row[LANES];
+	uint8_t exponent[LANES];
+
+	join_exponents(job, token, exponent);
+	join_fields(job->raw + (size_t)token * job->lanes * 3, job->lanes, 24, fields);
+	for (uint32_t i = 0; i < LANES; i++)
+		row[i] = (fields[i] & 0x800000) << 8 | (uint32_t)exponent[i] << 23 |
+			 (fields[i] & 0x7fffff);
+	place_row32(row, job->lanes, job->tile + token * LANES * 4);
+}
+
+static void join_fp8(const struct tile_job *job, uint32_t token)
+{
+	uint32_t bits = job->raw_bits, mantissa = bits - 1;
+	uint8_t exponent[LANES], field[LANES] = {0}, row[LANES];
+
+	join_exponents(job, token, exponent);
+	raw_row(job->raw + (size_t)token * ((job->lanes * bits + 7) / 8), job->lanes, bits, field);
+	for (uint32_t i = 0; i < LANES; i++)
+		row[i] = (uint8_t)(field[i] >> mantissa << 7 | exponent[i] << mantissa |
+				   (field[i] & ((1 << mantissa) - 1)));
+	place_row8(row, job->lanes, job->tile + token * LANES);
+}
 
 void scalar_join(const struct tile_job *job)
 {
-	uint32_t raw_bytes = (job->lanes * job->raw_bits + 7) / 8;
-
 	for (uint32_t token = 0; token < job->tokens; token++) {
 		switch (job->dtype) {
 		case SSV_DTYPE_BF16:
-			join_bf16(job, token, raw_bytes);
+			join_bf16(job, token);
 			break;
 		case SSV_DTYPE_FP16:
-			join_fp16(job, token, raw_bytes);
+			join_fp16(job, token);
 			break;
 		case SSV_DTYPE_FP32:
-			join_fp32(job, token, raw_bytes);
-			break;
-		case SSV_DTYPE_E4M3:
-			join_e4m3(job, token, raw_bytes);
+			join_fp32(job, token);
 			break;
 		default:
-			join_e5m2(job, token, raw_bytes);
+			join_fp8(job, token);
 			break;
 		}
 	}

@@ -28,9 +28,9 @@ struct slot_table {
 };
 
 struct decoder {
-	uint32_t x[LANES];
+	uint16_t x[LANES];
 	const uint8_t *next, *end;
-	uint32_t group, group_end, token;
+	uint32_t group, group_end;
 	uint8_t over;
 	struct slot_table table;
 };
@@ -56,28 +56,30 @@ static void decoder_open(struct decoder *d, const struct r16_job *job, uint32_t 
 	const uint8_t *bytes = job->stream[stream];
 
 	for (uint32_t lane = 0; lane < LANES; lane++)
-		d->x[lane] = bytes[lane] | (uint32_t)bytes[LANES + lane] << 8;
+		d->x[lane] = (uint16_t)(bytes[lane] | bytes[LANES + lane] << 8);
 	d->next = bytes + R16_STATES_BYTES;
 	d->end = bytes + job->stream_bytes[stream];
 	d->group = stream * groups / streams;
 	d->group_end = (stream + 1) * groups / streams;
-	d->token = 0;
 	d->over = 0;
 }
 
 /* One step of `lanes` lanes; the caller holds the pointer at the end afterwards. */
-static inline const uint8_t *step(uint32_t *x, const struct slot_table *table, const uint8_t *next,
-				  uint8_t *symbols, uint32_t lanes)
+static inline __attribute__((always_inline)) const uint8_t *
+step(uint16_t *restrict x, const struct slot_table *restrict table, const uint8_t *restrict next,
+     uint8_t *restrict symbols, uint32_t lanes)
 {
+#pragma GCC unroll 4
 	for (uint32_t lane = 0; lane < lanes; lane++) {
 		uint32_t entry = table->slot[x[lane] & 255];
 		uint32_t state = (entry >> 16) * (x[lane] >> 8) + (entry >> 8 & 255);
-		uint32_t refill = state < R16_TOTAL;
+		uint32_t more = state << 8 | *next;
+		/* all ones or none: a branch here could not be predicted */
+		uint32_t refill = (uint32_t)((int32_t)(state - R16_TOTAL) >> 31);
 
 		symbols[lane] = (uint8_t)entry;
-		/* arithmetic, since a branch here could not be predicted */
-		x[lane] = state << (refill << 3) | (*next & -refill);
-		next += refill;
+		x[lane] = (uint16_t)(state ^ ((state ^ more) & refill));
+		next += refill & 1;
 	}
 	return next;
 }

@@ -52,21 +52,43 @@ uint32_t class_pairs_bytes(const struct class_plane *plane)
 	       ((plane->groups_count - 1) * NIBBLE_LANES + row_pairs(plane->last_lanes));
 }
 
+static inline void row_pack(const uint8_t *row, uint32_t lanes, uint8_t *pairs)
+{
+	uint8_t in[LANES] = {0};
+
+	if (lanes == LANES) {
+		memcpy(in, row, LANES);
+		for (uint32_t k = 0; k < NIBBLE_LANES; k++)
+			pairs[k] = (uint8_t)(in[k] | in[k + NIBBLE_LANES] << 4);
+		return;
+	}
+	memcpy(in, row, lanes);
+	for (uint32_t k = 0; k < row_pairs(lanes); k++)
+		pairs[k] = (uint8_t)(in[k] | in[k + NIBBLE_LANES] << 4);
+}
+
 void class_pairs_pack(const struct class_plane *plane, uint8_t *pairs)
 {
 	for (uint32_t g = 0; g < plane->groups_count; g++) {
 		uint32_t lanes = plane_lanes(plane, g), bytes = row_pairs(lanes);
 		const uint8_t *row = plane_group(plane, g);
 
-		for (uint32_t t = 0; t < plane->tokens; t++, row += LANES, pairs += bytes) {
-			uint32_t high = lanes - bytes;
-
-			for (uint32_t k = 0; k < high; k++)
-				pairs[k] = (uint8_t)(row[k] | row[k + NIBBLE_LANES] << 4);
-			for (uint32_t k = high; k < bytes; k++)
-				pairs[k] = row[k];
-		}
+		for (uint32_t t = 0; t < plane->tokens; t++, row += LANES, pairs += bytes)
+			row_pack(row, lanes, pairs);
 	}
+}
+
+/* Pairs to one row; lanes past the pairs become 0. */
+static inline __attribute__((always_inline)) void row_unpack(const uint8_t *pairs, uint32_t bytes,
+							     uint8_t *row)
+{
+	uint8_t in[NIBBLE_LANES] = {0};
+
+	memcpy(in, pairs, bytes);
+	for (uint32_t k = 0; k < NIBBLE_LANES; k++)
+		row[k] = in[k] & 15;
+	for (uint32_t k = 0; k < NIBBLE_LANES; k++)
+		row[k + NIBBLE_LANES] = in[k] >> 4;
 }
 
 void class_pairs_unpack(const struct class_plane *plane, const uint8_t *pairs)
@@ -76,10 +98,10 @@ void class_pairs_unpack(const struct class_plane *plane, const uint8_t *pairs)
 		uint8_t *row = plane_group(plane, g);
 
 		for (uint32_t t = 0; t < plane->tokens; t++, row += LANES, pairs += bytes) {
-			for (uint32_t k = 0; k < bytes; k++) {
-				row[k] = pairs[k] & 15;
-				row[k + NIBBLE_LANES] = pairs[k] >> 4;
-			}
+			if (bytes == NIBBLE_LANES)
+				row_unpack(pairs, NIBBLE_LANES, row);
+			else
+				row_unpack(pairs, bytes, row);
 		}
 	}
 }
