@@ -91,11 +91,11 @@ uint64_t rig_session(struct rig *rig, const char *engine_id, uint32_t rank, uint
 	return session;
 }
 
-void region_create(struct rig *rig, struct test_region *region, enum packing packing,
-		   const struct test_shape *shape, uint64_t session)
+static void region_create_memory(struct rig *rig, struct test_region *region, enum packing packing,
+				 const struct test_shape *shape, uint64_t session, uint32_t memory)
 {
 	char error[SSV_ERROR_TEXT_MAX] = "";
-	struct ssv_region offer = {.struct_size = sizeof(offer), .memory = SSV_MEMORY_MEMFD};
+	struct ssv_region offer = {.struct_size = sizeof(offer), .memory = memory};
 
 	region->shape = *shape;
 	make_layout(packing, shape, &region->made);
@@ -108,11 +108,24 @@ void region_create(struct rig *rig, struct test_region *region, enum packing pac
 	assert_true(region->memory != MAP_FAILED);
 	region_paint(region);
 	region->session = session ? session : rig_session(rig, "engine", 0, 1);
-	offer.fd = region->fd;
+	offer.fd = memory == SSV_MEMORY_MEMFD ? region->fd : -1;
+	offer.address = memory == SSV_MEMORY_ADDRESS ? (uintptr_t)region->memory : 0;
 	offer.bytes = region->made.bytes;
 	if (plane_region_add(rig->plane, region->session, &offer, &region->made.layout,
 			     &region->region, error))
 		fail_msg("plane_region_add %s: %s", packing_names[packing], error);
+}
+
+void region_create(struct rig *rig, struct test_region *region, enum packing packing,
+		   const struct test_shape *shape, uint64_t session)
+{
+	region_create_memory(rig, region, packing, shape, session, SSV_MEMORY_MEMFD);
+}
+
+void region_create_address(struct rig *rig, struct test_region *region, enum packing packing,
+			   const struct test_shape *shape, uint64_t session)
+{
+	region_create_memory(rig, region, packing, shape, session, SSV_MEMORY_ADDRESS);
 }
 
 void region_destroy(struct test_region *region)
@@ -212,8 +225,8 @@ uint32_t element_bits(uint8_t dtype, uint32_t chunk, uint32_t tensor, uint32_t t
 	uint32_t sign = random >> 31, mantissa = random & 0x7fffff;
 	uint32_t spread = (random >> 23 & 3) + (random >> 25 & 3);
 
-	if ((random >> 27 & 15) == 0)
-		spread = 12;
+	if (random % 1021 == 0)
+		spread = 9;
 	switch (dtype) {
 	case SSV_DTYPE_BF16:
 		return sign << 15 | (120 + spread) << 7 | mantissa >> 16;
