@@ -257,15 +257,16 @@ static void job_complete(struct plane *plane, struct job *job, int status)
 	job_unready(plane, job);
 	list_remove(&job->active);
 	session->running--;
+	/* Before anything below settles: what ends with this job may end the session. */
+	if (region != NO_INDEX)
+		plane->regions[region].jobs_count--;
 	job->region = NO_INDEX;
 	plane_event_push(plane, &event);
 	job->state = JOB_PUTTING;
 	if (job->putting == 0)
 		job_free(plane, job);
-	if (region != NO_INDEX) {
-		plane->regions[region].jobs_count--;
+	if (region != NO_INDEX)
 		region_settle(plane, region);
-	}
 	session_cancels_settle(plane, session, user_data, sequence);
 	session_settle(plane, (uint32_t)(session - plane->sessions));
 }

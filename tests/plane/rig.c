@@ -91,6 +91,22 @@ uint64_t rig_session(struct rig *rig, const char *engine_id, uint32_t rank, uint
 	return session;
 }
 
+static void make_places(struct test_region *region)
+{
+	const struct ssv_layout *layout = &region->made.layout;
+	const uint32_t dim = region->shape.dim, channels = (uint32_t)region->shape.heads * dim;
+	const uint32_t elements = layout->block_tokens * channels;
+
+	region->places = calloc((size_t)layout->tensors_count * elements, sizeof(uint64_t));
+	assert_non_null(region->places);
+	for (uint32_t i = 0; i < layout->tensors_count * elements; i++) {
+		uint32_t rest = i % elements;
+
+		region->places[i] = element_place(layout, i / elements, 0, rest / channels,
+						  rest % channels / dim, rest % dim);
+	}
+}
+
 static void region_create_memory(struct rig *rig, struct test_region *region, enum packing packing,
 				 const struct test_shape *shape, uint64_t session, uint32_t memory)
 {
@@ -99,6 +115,7 @@ static void region_create_memory(struct rig *rig, struct test_region *region, en
 
 	region->shape = *shape;
 	make_layout(packing, shape, &region->made);
+	make_places(region);
 	region->fd = memfd_create("region", MFD_ALLOW_SEALING | MFD_CLOEXEC);
 	assert_true(region->fd >= 0);
 	assert_int_equal(ftruncate(region->fd, (off_t)region->made.bytes), 0);
@@ -130,6 +147,7 @@ void region_create_address(struct rig *rig, struct test_region *region, enum pac
 
 void region_destroy(struct test_region *region)
 {
+	free(region->places);
 	munmap(region->memory, region->made.bytes);
 	close(region->fd);
 }
@@ -246,25 +264,26 @@ static uint64_t region_visit(const struct test_region *region, uint32_t chunk, u
 			     const uint32_t *blocks, uint32_t blocks_count, int write)
 {
 	const struct ssv_layout *layout = &region->made.layout;
-	const uint32_t bytes = dtype_bytes(layout->dtype), dim = region->shape.dim;
-	const uint32_t channels = (uint32_t)region->shape.heads * dim;
-	const uint32_t tokens = blocks_count * layout->block_tokens;
+	const uint32_t bytes = dtype_bytes(layout->dtype), per_block = layout->block_tokens;
+	const uint32_t channels = (uint32_t)region->shape.heads * region->shape.dim;
 	uint64_t wrong = 0;
 
-	for (uint32_t tensor = 0; tensor < layout->tensors_count; tensor++) {
-		for (uint32_t i = 0; i < tokens * channels; i++) {
-			uint32_t t = i / channels, c = i % channels;
+	for (uint32_t i = 0; i < layout->tensors_count * blocks_count * per_block; i++) {
+		uint32_t tensor = i / (blocks_count * per_block),
+			 t = i % (blocks_count * per_block);
+		const uint64_t *places =
+		    region->places + ((size_t)tensor * per_block + t % per_block) * channels;
+		uint8_t *block =
+		    region->memory + layout->tensors[tensor].block_stride * blocks[t / per_block];
+
+		for (uint32_t c = 0; c < channels; c++) {
 			uint32_t bits =
 			    element_bits(layout->dtype, chunk, tensor, first_token + t, c);
-			uint8_t *at =
-			    region->memory +
-			    element_place(layout, tensor, blocks[t / layout->block_tokens],
-					  t % layout->block_tokens, c / dim, c % dim);
 
 			if (write)
-				memcpy(at, &bits, bytes);
+				memcpy(block + places[c], &bits, bytes);
 			else
-				wrong += memcmp(at, &bits, bytes) != 0;
+				wrong += memcmp(block + places[c], &bits, bytes) != 0;
 		}
 	}
 	return wrong;

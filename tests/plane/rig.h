@@ -20,7 +20,8 @@ struct test_region {
 	struct test_layout made;
 	struct test_shape shape;
 	int fd;
-	uint8_t *memory; /* the test's own mapping */
+	uint8_t *memory;  /* the test's own mapping */
+	uint64_t *places; /* [tensors][block_tokens][channels], in block 0 */
 	uint64_t session;
 	uint32_t region;
 };
