@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The real shadowserved, driven through the library.
+
+SHADOWSERVE_BUILD names the build folder whose daemon runs. The library is loaded into Python, which
+has no sanitizer in it, so with a sanitized build it is taken from build/release.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+BUILD = Path(os.environ.get("SHADOWSERVE_BUILD", ROOT / "build" / "release")).resolve()
+SANITIZED = BUILD.name in ("asan", "tsan")
+LIBRARY_BUILD = ROOT / "build" / "release" if SANITIZED else BUILD
+
+for folder in (HERE, ROOT / "python"):
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+os.environ["SHADOWSERVE_LIBRARY"] = str(LIBRARY_BUILD / "src" / "client" / "libshadowserve.so")
+os.environ.setdefault("SHADOWSERVE_BUILD", str(BUILD))
+
+from daemon_rig import Daemon, short_folder  # noqa: E402
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder with a path short enough for a Unix socket."""
+    with short_folder() as path:
+        yield path
+
+
+@pytest.fixture
+def start(folder: Path) -> Iterator[Callable[..., Daemon]]:
+    """start(**keys) runs a daemon; whatever is left of it at the end is killed."""
+    daemons: list[Daemon] = []
+
+    def starter(**keys: object) -> Daemon:
+        daemon = Daemon(folder, f"d{len(daemons)}", **keys)
+        daemons.append(daemon)
+        return daemon.start()
+
+    yield starter
+    for daemon in daemons:
+        daemon.discard()
