@@ -20,7 +20,7 @@
 #define SO_PEERPIDFD 77
 #endif
 
-#define BACKLOG 128
+#define BACKLOG 512
 
 #define FAIL(error, code, ...) (snprintf(error, SSV_ERROR_TEXT_MAX * 2, __VA_ARGS__), code)
 

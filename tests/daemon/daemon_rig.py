@@ -22,6 +22,7 @@ from shadowserve.binding import Axis, Completion, Digit, Layout, Op, Part, Reque
 
 BUILD = Path(os.environ["SHADOWSERVE_BUILD"])
 PROGRAM = BUILD / "daemon" / "shadowserved"
+SANITIZED = BUILD.name in ("asan", "tsan")
 SOON_S = 30.0  # bounds a failure
 
 LAYERS, HEADS, DIM, BLOCK_TOKENS, ELEMENT = 2, 2, 64, 32, 2
@@ -264,8 +265,8 @@ class RawClient:
 
     def __init__(self, daemon: Daemon) -> None:
         self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.connect(daemon.socket)  # waits while the daemon's queue is full
         self.socket.settimeout(SOON_S)
-        self.socket.connect(daemon.socket)
 
     def hello(self, first: int = 1, last: int = 1, name: bytes = b"raw") -> None:
         body = b"ssv-kv\r\n" + struct.pack("<HHIII", first, last, 0, 1, 0) + name.ljust(64, b"\0")

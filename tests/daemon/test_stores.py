@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stores that fill up, go away and come back: misses within the deadline, never a hang."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from daemon_rig import SOON_S, Daemon, Engine, key, keys, wait_until
+from shadowserve.binding import Tier
+
+Start = Callable[..., Daemon]
+
+
+# ---- the folder ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk(folder: Path) -> Iterator[Path]:
+    disk = folder / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("may not mount a small disk here")
+    yield disk
+    # Lazily: a daemon that a failed test left may still use it.
+    subprocess.run(["umount", "-l", disk], check=True)
+
+
+def test_a_full_disk_drops_stores_and_serves_what_is_there(start: Start, small_disk: Path) -> None:
+    engine = Engine(start(store=f"file:{small_disk}/store?bytes=1G"))
+    engine.memory.fill(1, list(range(64)))
+    for i in range(24):
+        blocks = list(range(8 * (i % 8), 8 * (i % 8) + 8))
+        done = engine.do(engine.store(key(i), blocks, tier=Tier.LOSSLESS))
+        assert done.status == 0
+    assert engine.flush().status == 0
+    state = engine.stat()
+    assert state["counters"]["put_errors"] > 0
+    there = [i for i in range(24) if engine.lookup(key(i))]
+    assert 0 < len(there) < 24
+    assert engine.do(engine.fetch(key(there[0]), list(range(8)))).tokens == 256
+    engine.close()
+
+
+def test_a_folder_that_becomes_read_only_drops_stores(start: Start, folder: Path) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("root writes everywhere")
+    engine = Engine(start())
+    engine.memory.fill(1, list(range(16)))
+    engine.do(engine.store(key(0), list(range(8))))
+    engine.flush()
+    for path, _, _ in os.walk(folder / "store"):
+        os.chmod(path, 0o500)
+    assert engine.do(engine.store(key(1), list(range(8, 16)))).status == 0
+    engine.flush()
+    assert engine.lookup(key(0)) == 256 and engine.lookup(key(1)) == 0
+    for path, _, _ in os.walk(folder / "store"):
+        os.chmod(path, 0o700)
+    engine.close()
+
+
+def test_a_folder_that_vanishes_gives_misses(start: Start, folder: Path) -> None:
+    engine = Engine(start())
+    engine.memory.fill(1, list(range(8)))
+    engine.do(engine.store(key(0), list(range(8))))
+    engine.flush()
+    shutil.rmtree(folder / "store")
+    done = engine.do(engine.fetch(key(0), list(range(8, 16))))
+    assert done.tokens == 0 and done.status < 0
+    assert engine.lookup(key(0)) == 0
+    engine.close()
+
+
+def test_a_chunk_damaged_on_the_disk_is_a_miss_and_healed(start: Start, folder: Path) -> None:
+    engine = Engine(start())
+    engine.memory.fill(1, list(range(8)))
+    engine.do(engine.store(key(0), list(range(8)), tier=Tier.LOSSLESS))
+    engine.flush()
+    files = [p for p in (folder / "store").rglob("*") if p.is_file() and p.stat().st_size > 65536]
+    assert len(files) == 1
+    content = bytearray(files[0].read_bytes())
+    content[len(content) // 2] ^= 1
+    files[0].write_bytes(content)
+    done = engine.do(engine.fetch(key(0), list(range(8, 16))))
+    assert (done.status, done.tokens) == (-errno.EBADMSG, 0)
+    wait_until(lambda: engine.lookup(key(0)) == 0, "its removal")
+    engine.do(engine.store(key(0), list(range(8)), tier=Tier.LOSSLESS))
+    engine.flush()
+    assert engine.do(engine.fetch(key(0), list(range(8, 16)))).tokens == 256
+    assert engine.memory.read(list(range(8, 16))) == engine.memory.read(list(range(8)))
+    engine.close()
+
+
+# ---- redis ---------------------------------------------------------------------------------------
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Redis:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
+        options += ["--save", "", "--appendonly", "yes", "--appendfsync", "always"]
+        self.process = subprocess.Popen(
+            ["redis-server", *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        wait_until(self._answers, "redis-server to answer")
+
+    def _answers(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=1) as link:
+                link.sendall(b"PING\r\n")
+                return link.recv(16).startswith(b"+PONG")
+        except OSError:
+            return False
+
+    def stop(self, number: int = signal.SIGKILL) -> None:
+        if self.process:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.send_signal(number)
+            self.process.wait(SOON_S)
+            self.process = None
+
+
+@pytest.fixture
+def redis(folder: Path) -> Iterator[Redis]:
+    if not shutil.which("redis-server"):
+        pytest.skip("no redis-server here")
+    server = Redis(folder)
+    server.start()
+    yield server
+    server.stop()
+
+
+def test_redis_stopped_and_started_again_in_the_middle_of_fetches(
+    start: Start, redis: Redis
+) -> None:
+    daemon = start(store=f"redis://127.0.0.1:{redis.port}", fetch_deadline_ms=1000)
+    engine = Engine(daemon, blocks=128)
+    source = list(range(64))
+    engine.memory.fill(1, source)
+    engine.do(engine.store(keys(0, 8), source, tier=Tier.LOSSLESS))
+    engine.flush()
+    target = list(range(64, 128))
+    assert engine.do(engine.fetch(keys(0, 8), target)).tokens == 2048
+    expected = engine.memory.read(source)
+    assert redis.process
+    # Stopped in the middle: deadlines end the fetches, whatever came is whole chunks' prefix.
+    redis.process.send_signal(signal.SIGSTOP)
+    fetches = [engine.fetch(keys(0, 8), target) for _ in range(4)]
+    engine.submit(*fetches)
+    done = engine.completions(4)
+    assert all(c.status < 0 and c.tokens % 32 == 0 and c.tokens < 2048 for c in done.values())
+    redis.stop()
+    assert engine.do(engine.fetch(key(0), list(range(64, 72)))).tokens == 0
+    assert engine.lookup(key(0)) == 0
+    redis.start()
+    started = time.monotonic()
+    wait_until(
+        lambda: engine.do(engine.fetch(keys(0, 8), target)).tokens == 2048, "fetches to work again"
+    )
+    assert time.monotonic() - started < SOON_S
+    assert engine.memory.read(target) == expected
+    engine.close()
+
+
+def test_a_redis_that_is_away_at_start_is_named(folder: Path) -> None:
+    port = free_port()
+    with pytest.raises(AssertionError, match=f"exit 1: .*{port}"):
+        Daemon(folder, "early", store=f"redis://127.0.0.1:{port}").start()
