@@ -3,37 +3,41 @@
  * damage.c - fills a store with chunks, damages every one differently, and reads them all back.
  *
  *	damage --store file:/tmp/kv --chunks 10000
+ *	damage --store file:/tmp/kv --socket /tmp/d.sock	through a daemon of that store
  *
- * Three passes over N chunks of mixed shapes, types, tiers and back ends: all are read and decode
- *to what was stored; each is damaged by its own seeded corruption and all must be misses; what was
- * intact is put back, and all are read again. Every decode goes into memory between guards. A chunk
- * that passes after damage, a guard that changed or a wrong element ends the run with exit 1.
+ * Passes over N chunks: all are read and decode; each is damaged by its own seeded corruption and
+ * all must be misses; what was intact is put back, and all decode to the same as before. Without a
+ * daemon, every decode goes into memory between guards; with one, into blocks of a region, and no
+ * other block may change. A chunk that passes after damage, a guard that changed or a wrong element
+ * ends the run with exit 1.
  *
  * Not among the corruptions: values or entropy-coded data changed by someone who also writes the
  * checksums again. That is forgery, which checksums cannot find (docs/container.md).
  */
 #include <errno.h>
-#include <math.h>
 #include <string.h>
 
-#include "base/bytes.h"
 #include "base/clock.h"
 #include "base/crc.h"
-#include "chunk_io.h"
 #include "cli.h"
-#include "codec/float.h"
+#include "damage_chunk.h"
+#include "fetch_io.h"
 #include "store_io.h"
 
 #define GUARD_BYTES   4096u
 #define GUARD_PATTERN 0x5a
-#define MODEL         0x11
+#define FAULTS_MAX    64u
+#define DEADLINE_MS   10000u
+#define BLOCKS        (3 * FETCH_CHUNK_BLOCKS) /* of the region: a third is asked for */
+#define BLOCK_STEP    5u                       /* prime to BLOCKS: the named blocks are scattered */
 
-static const char *option_store;
+static const char *option_store, *option_socket;
 static int option_fill, option_keep, option_help;
 static uint64_t option_chunks = 200, option_seed = 1;
 
 static const struct arg args[] = {
     {"store", "URI", "where to", ARG_TEXT, &option_store, 0, 0},
+    {"socket", "PATH", "read through the daemon of that store", ARG_TEXT, &option_socket, 0, 0},
     {"chunks", "N", "how many (default 200)", ARG_NUMBER, &option_chunks, 2, 10000000},
     {"seed", "N", "of chunks and damage (default 1)", ARG_NUMBER, &option_seed, 0, UINT64_MAX},
     {"fill", NULL, "only fill the store with sound chunks", ARG_FLAG, &option_fill, 0, 0},
@@ -43,122 +47,19 @@ static const struct arg args[] = {
     ARG_END,
 };
 
-enum damage {
-	DAMAGE_BITS = 0, /* 1 to 8 flipped bits */
-	DAMAGE_TRUNCATED,
-	DAMAGE_LONGER,
-	DAMAGE_ZEROED,   /* a range */
-	DAMAGE_NOISE,    /* random bytes over a range */
-	DAMAGE_SHIFTED,  /* bytes lost in the middle, the length kept */
-	DAMAGE_SWAPPED,  /* another key's sound value */
-	DAMAGE_FOREIGN,  /* the key in the header, checksums written again */
-	DAMAGE_MODEL,    /* the model in the header, checksums written again */
-	DAMAGE_LENGTHS,  /* a length or offset in header or table, checksums written again */
-	DAMAGE_VERSION,  /* an older major version, checksums written again */
-	DAMAGE_POSITION, /* another first token, checksums written again */
-	DAMAGES_COUNT,
-};
-
-static const char *const damage_names[] = {
-    "flipped bits",  "truncated",       "longer",        "zeroed range",
-    "noise",         "shifted",         "swapped",       "foreign key",
-    "foreign model", "changed lengths", "older version", "another position",
-};
-
 struct run {
+	struct maker maker;
 	struct store_io store;
-	void *scratch;
-	uint8_t *guarded; /* GUARD_BYTES, elements, GUARD_BYTES */
+	struct fetch_io fetch; /* with a daemon */
+	uint8_t *guarded;      /* GUARD_BYTES, elements, GUARD_BYTES */
 	uint64_t guarded_elements;
 	uint8_t *tokens[ENTRY_TENSORS_MAX][SSV_CHUNK_TOKENS];
 	uint32_t channels[SSV_CHANNELS_MAX];
-	uint8_t *elements, *value, *other;
-	uint64_t value_capacity;
 	uint32_t *sums; /* [chunks] checksum of what each decodes to */
-	uint64_t by_damage[DAMAGES_COUNT], by_fault[64], value_bytes;
+	uint64_t by_damage[DAMAGES_COUNT], by_fault[FAULTS_MAX], deleted;
 };
 
-static uint64_t random_next(uint64_t *seed)
-{
-	uint64_t z = (*seed += UINT64_C(0x9e3779b97f4a7c15));
-
-	z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
-	z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
-	return z ^ (z >> 31);
-}
-
-static struct ssv_key chunk_key(uint64_t n)
-{
-	uint64_t seed = option_seed ^ (n * 2 + 1) << 20;
-	struct ssv_key key;
-
-	for (uint32_t i = 0; i < 4; i++)
-		store_le64(key.bytes + 8 * i, random_next(&seed));
-	return key;
-}
-
-static struct chunk_shape chunk_shape(uint64_t n)
-{
-	static const uint16_t dims[] = {64, 80, 128};
-	static const uint16_t tokens[] = {256, 64, 16};
-	struct chunk_shape shape = {.dtype = (uint8_t)(n % 5),
-				    .parts_count = 2,
-				    .tokens = tokens[n / 5 % 3],
-				    .layers_count = 1,
-				    .layers_total = 1,
-				    .ranks_count = 1};
-
-	for (uint32_t p = 0; p < 2; p++)
-		shape.parts[p] = (struct chunk_part){.role = p ? SSV_ROLE_V : SSV_ROLE_K,
-						     .heads = (uint16_t)(1 + n % 2),
-						     .dim = dims[n / 7 % 3]};
-	return shape;
-}
-
-static void store_element(uint8_t dtype, uint8_t *out, float value)
-{
-	if (dtype == SSV_DTYPE_BF16)
-		store_le16(out, bf16_from_f32(value));
-	else if (dtype == SSV_DTYPE_FP16)
-		store_le16(out, fp16_from_f32(value));
-	else if (dtype == SSV_DTYPE_FP32)
-		store_le32(out, f32_bits(value));
-	else
-		*out = dtype == SSV_DTYPE_E4M3 ? e4m3_from_f32(value) : e5m2_from_f32(value);
-}
-
-/* Chunk n as it is stored, in run->value. */
-static int make_chunk(struct run *run, uint64_t n)
-{
-	static const uint8_t codecs[] = {SSV_CODEC_R16, SSV_CODEC_DEFLATE, SSV_CODEC_STORED,
-					 SSV_CODEC_ZSTD};
-	const struct chunk_shape shape = chunk_shape(n);
-	const struct encode_options options = {.tier = (uint8_t)(1 + n / 3 % 5),
-					       .codec = codecs[n % 4],
-					       .verbatim_tokens = n % 6 ? 0 : 4};
-	struct chunk_identity identity = {.key = chunk_key(n), .first_token = (uint32_t)n * 256};
-	uint64_t seed = option_seed + n, count = shape_kv_bytes(&shape) / dtype_bytes(shape.dtype);
-	const uint8_t *next = run->elements;
-	struct encoder encoder;
-	int err;
-
-	memset(identity.model, MODEL, sizeof(identity.model));
-	for (uint64_t i = 0; i < count; i++) {
-		uint64_t bits = random_next(&seed);
-		float value = (float)(int16_t)bits + (float)(int16_t)(bits >> 16) +
-			      (float)(int16_t)(bits >> 32);
-
-		store_element(shape.dtype, run->elements + i * dtype_bytes(shape.dtype),
-			      value / 30000);
-	}
-	err = encoder_begin(&encoder, &identity, &shape, &options, run->value, run->value_capacity,
-			    run->scratch);
-	for (uint32_t t = 0; t < shape_tensors(&shape) && !err; t++) {
-		err = encoder_tensor(&encoder, next);
-		next += shape_tensor_bytes(&shape, t % 2);
-	}
-	return err ? err : encoder_finish(&encoder, &run->value_bytes);
-}
+/* ---- reading without a daemon --------------------------------------------------------------- */
 
 static int guards_are_whole(const struct run *run)
 {
@@ -185,35 +86,35 @@ static int decode_entry(struct run *run, const struct container *container, uint
 	for (uint32_t t = 0; t < tensor; t++)
 		out += shape_tensor_bytes(shape, t % shape->parts_count);
 	for (uint32_t t = 0; t < entry.tensors_count; t++) {
-		uint32_t channels = part_channels(&shape->parts[(tensor + t) % 2]);
+		uint32_t part = (tensor + t) % shape->parts_count;
+		uint32_t channels = part_channels(&shape->parts[part]);
 
 		for (uint32_t token = 0; token < shape->tokens; token++)
 			run->tokens[t][token] = out + (uint64_t)token * channels * element;
 		targets[t] = (struct decode_target){
 		    .token = run->tokens[t], .channel = run->channels, .run_channels = channels};
-		out += shape_tensor_bytes(shape, (tensor + t) % 2);
+		out += shape_tensor_bytes(shape, part);
 	}
 	for (uint32_t c = 0; c < SSV_CHANNELS_MAX; c++)
 		run->channels[c] = c * element;
-	return segment_decode(container, index, targets, run->scratch, ret_fault);
+	return segment_decode(container, index, targets, run->maker.scratch, ret_fault);
 }
 
-/* Read chunk n as a fetch does. 0: decoded, *ret_sum says to what; -ENOENT: a miss. */
-static int read_chunk(struct run *run, uint64_t n, uint32_t *ret_sum,
-		      enum container_fault *ret_fault)
+/* 0: decoded, *ret_sum says to what; -ENOENT: a miss; anything else ends the run. */
+static int read_direct(struct run *run, uint64_t n, uint32_t *ret_sum,
+		       enum container_fault *ret_fault)
 {
-	const struct chunk_shape shape = chunk_shape(n);
-	const struct ssv_key key = chunk_key(n);
+	const struct chunk_shape shape = maker_shape(&run->maker, n);
+	const struct ssv_key key = maker_key(&run->maker, n);
 	uint8_t model[8];
 	struct container_expect expect = {
 	    .key = key, .shape = &shape, .model = model, .first_token = (int64_t)n * 256};
 	struct container container;
 	int err = store_io_get(&run->store, &key);
 
-	*ret_fault = CONTAINER_FAULT_NONE;
 	if (err)
 		return err;
-	memset(model, MODEL, sizeof(model));
+	maker_model(model);
 	run->guarded_elements = shape_kv_bytes(&shape);
 	memset(run->guarded, GUARD_PATTERN, run->guarded_elements + (uint64_t)2 * GUARD_BYTES);
 	expect.value_bytes = run->store.value_bytes;
@@ -228,131 +129,104 @@ static int read_chunk(struct run *run, uint64_t n, uint32_t *ret_sum,
 	return 0;
 }
 
-/* ---- damage --------------------------------------------------------------------------------- */
+/* ---- reading through a daemon --------------------------------------------------------------- */
 
-static void reseal(uint8_t *bytes)
+/* Every byte of the blocks that were not named is as it was. */
+static int other_blocks_are_whole(const struct run *run, const uint32_t *blocks)
 {
-	uint64_t meta_end = (uint64_t)load_le32(bytes + 132) + load_le32(bytes + 136);
+	const struct fetch_io *f = &run->fetch;
+	uint8_t named[BLOCKS] = {0};
 
-	store_le32(bytes + 140, crc32c(0, bytes + 256, meta_end - 256));
-	store_le32(bytes + 252, crc32c(0, bytes, 252));
-}
+	for (uint32_t i = 0; i < FETCH_CHUNK_BLOCKS; i++)
+		named[blocks[i]] = 1;
+	for (uint32_t tensor = 0; tensor < shape_tensors(&f->shape); tensor++) {
+		uint64_t bytes = shape_tensor_bytes(&f->shape, tensor % f->shape.parts_count) /
+				 FETCH_CHUNK_BLOCKS;
 
-/* A length or offset, in header or table, becomes another one. */
-static void change_length(uint8_t *bytes, uint64_t *seed)
-{
-	static const uint8_t header_fields[] = {12, 124, 128, 132, 136, 144};
-	static const uint8_t entry_fields[] = {0, 4, 8, 12, 16, 32, 36};
-	uint64_t roll = random_next(seed);
-	uint32_t change = 1 + (uint32_t)(random_next(seed) % 1000);
-	uint32_t entries = load_le32(bytes + 124);
-	uint8_t *field;
+		for (uint32_t block = 0; block < BLOCKS; block++) {
+			const uint8_t *at = fetch_io_token(f, tensor, block, 0);
 
-	if (roll % 4 == 0) {
-		/* Its own checksum only: table and meta are where they were. */
-		field = bytes + header_fields[roll / 4 % ARRAY_COUNT(header_fields)];
-		store_le32(field, load_le32(field) + change);
-		store_le32(bytes + 252, crc32c(0, bytes, 252));
-		return;
+			for (uint64_t i = 0; i < bytes && !named[block]; i++) {
+				if (at[i] != GUARD_PATTERN)
+					return 0;
+			}
+		}
 	}
-	field = bytes + 256 + 48 * (roll / 4 % entries) +
-		entry_fields[roll / 4096 % ARRAY_COUNT(entry_fields)];
-	store_le32(field, load_le32(field) + (roll & 1 ? change : -change));
-	reseal(bytes);
+	return 1;
 }
 
-static uint64_t damage_range(uint8_t *bytes, uint64_t count, enum damage damage, uint64_t *seed)
+/* Checksum of the chunk in canonical order, from its blocks. */
+static uint32_t sum_blocks(const struct run *run, const uint32_t *blocks)
 {
-	uint64_t at = random_next(seed) % count;
-	uint64_t length = 1 + random_next(seed) % u64_min(count - at, 4096);
+	const struct fetch_io *f = &run->fetch;
+	uint32_t sum = 0;
 
-	switch (damage) {
-	case DAMAGE_ZEROED:
-		memset(bytes + at, 0, length);
-		break;
-	case DAMAGE_NOISE:
-		for (uint64_t i = 0; i < length; i++)
-			bytes[at + i] = (uint8_t)random_next(seed);
-		break;
-	default: /* DAMAGE_SHIFTED */
-		memmove(bytes + at, bytes + at + length, count - at - length);
-		memset(bytes + count - length, 0, length);
-		break;
+	for (uint32_t tensor = 0; tensor < shape_tensors(&f->shape); tensor++) {
+		uint64_t bytes = shape_tensor_bytes(&f->shape, tensor % f->shape.parts_count) /
+				 FETCH_CHUNK_BLOCKS;
+
+		for (uint32_t i = 0; i < FETCH_CHUNK_BLOCKS; i++)
+			sum = crc32c(sum, fetch_io_token(f, tensor, blocks[i], 0), bytes);
 	}
-	return count;
+	return sum;
 }
 
-/* Damage run->value, which holds chunk n; returns its length now. */
-static uint64_t damage_value(struct run *run, uint64_t n, enum damage damage, uint64_t *seed)
+static int read_daemon(struct run *run, uint64_t n, uint32_t *ret_sum)
 {
-	uint8_t *bytes = run->value;
-	uint64_t count = run->value_bytes;
-
-	switch (damage) {
-	case DAMAGE_BITS:
-		for (uint64_t i = random_next(seed) % 8 + 1; i; i--)
-			bytes[random_next(seed) % count] ^= (uint8_t)(1 << random_next(seed) % 8);
-		return count;
-	case DAMAGE_TRUNCATED:
-		return 1 + random_next(seed) % (count - 1);
-	case DAMAGE_LONGER:
-		return count + 1 + random_next(seed) % GUARD_BYTES;
-	case DAMAGE_SWAPPED:
-		(void)make_chunk(run,
-				 (n + 1 + random_next(seed) % (option_chunks - 1)) % option_chunks);
-		return run->value_bytes;
-	case DAMAGE_FOREIGN:
-		bytes[24 + random_next(seed) % 32] ^= (uint8_t)(1 + random_next(seed) % 255);
-		reseal(bytes);
-		return count;
-	case DAMAGE_MODEL:
-		bytes[56 + random_next(seed) % 8] ^= (uint8_t)(1 + random_next(seed) % 255);
-		reseal(bytes);
-		return count;
-	case DAMAGE_LENGTHS:
-		change_length(bytes, seed);
-		return count;
-	case DAMAGE_VERSION:
-		store_le16(bytes + 4, 0);
-		reseal(bytes);
-		return count;
-	case DAMAGE_POSITION:
-		store_le32(bytes + 72, load_le32(bytes + 72) + 1 + (uint32_t)(*seed % 1000));
-		reseal(bytes);
-		return count;
-	default:
-		return damage_range(bytes, count, damage, seed);
-	}
-}
-
-/* Put chunk n damaged; tries again where damage by chance changed nothing. */
-static int put_damaged(struct run *run, uint64_t n)
-{
-	enum damage damage = (enum damage)(n % DAMAGES_COUNT);
-	uint64_t seed = option_seed * 1000003 + n, sound_bytes, count;
-	const struct ssv_key key = chunk_key(n);
+	const struct ssv_key key = maker_key(&run->maker, n);
+	uint32_t blocks[FETCH_CHUNK_BLOCKS];
+	struct ssv_completion completion;
 	int err;
 
-	do {
-		err = make_chunk(run, n);
-		if (err)
-			return err;
-		sound_bytes = run->value_bytes;
-		memcpy(run->other, run->value, sound_bytes);
-		count = damage_value(run, n, damage, &seed);
-	} while (count == sound_bytes && !memcmp(run->other, run->value, count));
-	run->by_damage[damage]++;
-	return store_io_put(&run->store, &key, run->value, count);
+	for (uint32_t i = 0; i < FETCH_CHUNK_BLOCKS; i++)
+		blocks[i] = (uint32_t)((n + i * BLOCK_STEP) % BLOCKS);
+	memset(run->fetch.memory, GUARD_PATTERN, run->fetch.memory_bytes);
+	err = fetch_io_submit(&run->fetch, &key, (uint32_t)n * 256, blocks, n + 1, DEADLINE_MS);
+	if (err)
+		return err;
+	err = ssv_poll(run->fetch.ssv, &completion, 1, 2 * (int)DEADLINE_MS);
+	if (err != 1)
+		return err ? err : -ETIMEDOUT;
+	if (!other_blocks_are_whole(run, blocks))
+		return -EFAULT;
+	if (completion.status == 0 && completion.tokens == SSV_CHUNK_TOKENS) {
+		*ret_sum = sum_blocks(run, blocks);
+		return 0;
+	}
+	/* A miss is a miss only when nothing is called in place. */
+	if (completion.tokens || !completion.status)
+		return -EPROTO;
+	return completion.status == -EBADMSG || completion.status == -ENOENT ? -ENOENT
+									     : completion.status;
+}
+
+static int read_chunk(struct run *run, uint64_t n, uint32_t *ret_sum,
+		      enum container_fault *ret_fault)
+{
+	*ret_fault = CONTAINER_FAULT_NONE;
+	return option_socket ? read_daemon(run, n, ret_sum)
+			     : read_direct(run, n, ret_sum, ret_fault);
 }
 
 /* ---- the passes ----------------------------------------------------------------------------- */
 
 static int put_sound(struct run *run, uint64_t n)
 {
-	const struct ssv_key key = chunk_key(n);
-	int err = make_chunk(run, n);
+	const struct ssv_key key = maker_key(&run->maker, n);
+	int err = maker_make(&run->maker, n);
 
-	return err ? err : store_io_put(&run->store, &key, run->value, run->value_bytes);
+	return err ? err
+		   : store_io_put(&run->store, &key, run->maker.value, run->maker.value_bytes);
+}
+
+static int put_damaged(struct run *run, uint64_t n)
+{
+	const struct ssv_key key = maker_key(&run->maker, n);
+	int err = maker_damage(&run->maker, n, (enum damage)(n % DAMAGES_COUNT));
+
+	run->by_damage[n % DAMAGES_COUNT]++;
+	return err ? err
+		   : store_io_put(&run->store, &key, run->maker.value, run->maker.value_bytes);
 }
 
 static int put_all(struct run *run, const char *what, int (*put)(struct run *, uint64_t))
@@ -378,9 +252,10 @@ static int read_sound(struct run *run, const char *what, int first)
 		cli_progress(what, n, option_chunks);
 		err = read_chunk(run, n, &sum, &fault);
 		if (err || (!first && sum != run->sums[n]))
-			return cli_fail(EXIT_FOUND_BAD, "damage: %s: chunk %llu: %s", what,
+			return cli_fail(EXIT_FOUND_BAD, "damage: %s: chunk %llu: %s (%s)", what,
 					(unsigned long long)n,
-					err ? container_fault_text(fault) : "wrong elements");
+					err ? strerror(-err) : "wrong elements",
+					container_fault_text(fault));
 		run->sums[n] = sum;
 	}
 	cli_progress(what, option_chunks, option_chunks);
@@ -389,9 +264,10 @@ static int read_sound(struct run *run, const char *what, int first)
 
 static int read_damaged(struct run *run, uint64_t *ret_misses)
 {
-	uint64_t misses = 0;
+	uint64_t misses = 0, bytes;
 
 	for (uint64_t n = 0; n < option_chunks; n++) {
+		const struct ssv_key key = maker_key(&run->maker, n);
 		enum container_fault fault;
 		uint32_t sum = 0;
 		int err;
@@ -404,43 +280,31 @@ static int read_damaged(struct run *run, uint64_t *ret_misses)
 					err ? strerror(-err) : "was decoded");
 		misses++;
 		run->by_fault[fault]++;
+		/* The daemon deletes what fails verification, shortly after. */
+		if (option_socket)
+			run->deleted += store_io_exists(&run->store, &key, &bytes) == -ENOENT;
 	}
 	cli_progress("reading damaged", option_chunks, option_chunks);
 	*ret_misses = misses;
 	return 0;
 }
 
-static int answer(const struct run *run, uint64_t misses, uint64_t elapsed_ns)
-{
-	cJSON *object, *damages, *faults;
+/* ---- the answer ----------------------------------------------------------------------------- */
 
-	if (!option_json) {
-		for (uint32_t i = 0; i < DAMAGES_COUNT; i++)
-			printf("damaged  %8llu  %s\n", (unsigned long long)run->by_damage[i],
-			       damage_names[i]);
-		for (uint32_t i = 0; i < ARRAY_COUNT(run->by_fault); i++) {
-			if (run->by_fault[i])
-				printf("refused  %8llu  %s\n", (unsigned long long)run->by_fault[i],
-				       container_fault_text((enum container_fault)i));
-		}
-		printf(
-		    "%llu chunks, %llu damaged, %llu misses, 0 wrong bytes (seed %llu, %.1f s)\n",
-		    (unsigned long long)option_chunks, (unsigned long long)option_chunks,
-		    (unsigned long long)misses, (unsigned long long)option_seed,
-		    (double)elapsed_ns / 1e9);
-		return EXIT_OK;
-	}
-	object = cli_object();
-	damages = cli_object();
-	faults = cli_object();
+static int answer_json(const struct run *run, uint64_t misses, double seconds)
+{
+	cJSON *object = cli_object(), *damages = cli_object(), *faults = cli_object();
+
 	cli_add_number(object, "chunks", (double)option_chunks);
 	cli_add_number(object, "misses", (double)misses);
 	cli_add_number(object, "wrong_bytes", 0);
 	cli_add_number(object, "seed", (double)option_seed);
-	cli_add_number(object, "seconds", (double)elapsed_ns / 1e9);
+	cli_add_number(object, "seconds", seconds);
+	cli_add_bool(object, "daemon", option_socket != NULL);
+	cli_add_number(object, "deleted_by_daemon", (double)run->deleted);
 	for (uint32_t i = 0; i < DAMAGES_COUNT; i++)
 		cli_add_number(damages, damage_names[i], (double)run->by_damage[i]);
-	for (uint32_t i = 0; i < ARRAY_COUNT(run->by_fault); i++) {
+	for (uint32_t i = 1; i < FAULTS_MAX; i++) {
 		if (run->by_fault[i])
 			cli_add_number(faults, container_fault_text((enum container_fault)i),
 				       (double)run->by_fault[i]);
@@ -450,73 +314,89 @@ static int answer(const struct run *run, uint64_t misses, uint64_t elapsed_ns)
 	return cli_print_json(object, EXIT_OK);
 }
 
-static void run_init(struct run *run)
+static int answer(const struct run *run, uint64_t misses, uint64_t elapsed_ns)
 {
-	uint64_t scratch_bytes = align_up(codec_scratch_bytes(SSV_CHANNELS_MAX), 64);
-	uint64_t kv_bytes = 0, value_bytes = 0;
+	double seconds = (double)elapsed_ns / 1e9;
 
-	for (uint64_t n = 0; n < 1000; n++) {
-		const struct chunk_shape shape = chunk_shape(n);
-
-		kv_bytes = u64_max(kv_bytes, shape_kv_bytes(&shape));
-		value_bytes = u64_max(value_bytes, shape_container_bytes_max(&shape));
+	if (option_json)
+		return answer_json(run, misses, seconds);
+	for (uint32_t i = 0; i < DAMAGES_COUNT; i++)
+		printf("damaged  %8llu  %s\n", (unsigned long long)run->by_damage[i],
+		       damage_names[i]);
+	for (uint32_t i = 1; i < FAULTS_MAX; i++) {
+		if (run->by_fault[i])
+			printf("refused  %8llu  %s\n", (unsigned long long)run->by_fault[i],
+			       container_fault_text((enum container_fault)i));
 	}
-	run->scratch = aligned_alloc(64, scratch_bytes);
-	if (!run->scratch || codec_scratch_init(run->scratch, scratch_bytes, SSV_CHANNELS_MAX))
-		exit(cli_fail(EXIT_BROKEN, "damage: out of memory"));
-	run->value_capacity = value_bytes + 2 * GUARD_BYTES;
-	run->value = cli_alloc(run->value_capacity);
-	run->other = cli_alloc(run->value_capacity);
-	run->elements = cli_alloc(kv_bytes);
-	run->guarded = cli_alloc(kv_bytes + (uint64_t)2 * GUARD_BYTES);
-	run->sums = cli_alloc(option_chunks * sizeof(*run->sums));
+	if (option_socket)
+		printf("deleted  %8llu  by the daemon, at once\n",
+		       (unsigned long long)run->deleted);
+	printf("%llu chunks, all damaged, %llu misses, 0 wrong bytes (%s, seed %llu, %.1f s)\n",
+	       (unsigned long long)option_chunks, (unsigned long long)misses,
+	       option_socket ? "through the daemon" : "direct", (unsigned long long)option_seed,
+	       seconds);
+	return EXIT_OK;
 }
 
-static void run_fini(struct run *run)
+static int run_passes(struct run *run, uint64_t start_ns)
 {
-	codec_scratch_fini(run->scratch);
-	free(run->scratch);
-	free(run->value);
-	free(run->other);
-	free(run->elements);
-	free(run->guarded);
-	free(run->sums);
-	store_io_close(&run->store);
+	uint64_t misses = 0;
+	int err = put_all(run, "filling", put_sound);
+
+	if (!err)
+		err = read_sound(run, "reading", 1);
+	if (err || option_fill)
+		return err;
+	err = put_all(run, "damaging", put_damaged);
+	if (!err)
+		err = read_damaged(run, &misses);
+	if (!err && !option_keep)
+		err = put_all(run, "healing", put_sound);
+	if (!err && !option_keep)
+		err = read_sound(run, "reading again", 0);
+	return err ? err : answer(run, misses, clock_now_ns() - start_ns);
+}
+
+static int open_daemon(struct run *run)
+{
+	const struct chunk_shape shape = maker_shape(&run->maker, 0);
+	uint8_t model[8];
+
+	if (!option_socket)
+		return 0;
+	maker_model(model);
+	return fetch_io_open(&run->fetch, "damage", option_socket, &shape, model, BLOCKS);
 }
 
 int main(int argc, char **argv)
 {
 	static struct run run;
 	char error[256];
-	uint64_t misses = 0, start_ns = clock_now_ns();
+	uint64_t start_ns = clock_now_ns();
 	int err = args_parse(args, NULL, argc - 1, argv + 1, error, sizeof(error));
 
 	if (err < 0)
 		return cli_fail(EXIT_USAGE, "damage: %s", error);
 	if (option_help) {
-		puts("usage: damage [OPTIONS]\n\nDamage every chunk of a store; all must be "
-		     "misses.\n");
+		puts("usage: damage [OPTIONS]\n\n"
+		     "Damage every chunk of a store; all must be misses.\n");
 		args_print(args);
 		return EXIT_OK;
 	}
-	err = store_io_create(&run.store, "damage", option_store, 10000);
+	err = store_io_create(&run.store, "damage", option_store, DEADLINE_MS);
 	if (err)
 		return err;
-	run_init(&run);
-	err = put_all(&run, "filling", put_sound);
+	maker_init(&run.maker, option_seed, option_chunks, option_socket != NULL);
+	run.guarded = cli_alloc(run.maker.kv_bytes_max + (uint64_t)2 * GUARD_BYTES);
+	run.sums = cli_alloc(option_chunks * sizeof(*run.sums));
+	err = open_daemon(&run);
 	if (!err)
-		err = read_sound(&run, "reading", 1);
-	if (!err && !option_fill) {
-		err = put_all(&run, "damaging", put_damaged);
-		if (!err)
-			err = read_damaged(&run, &misses);
-		if (!err && !option_keep)
-			err = put_all(&run, "healing", put_sound);
-		if (!err && !option_keep)
-			err = read_sound(&run, "reading again", 0);
-		if (!err)
-			err = answer(&run, misses, clock_now_ns() - start_ns);
-	}
-	run_fini(&run);
+		err = run_passes(&run, start_ns);
+	if (run.fetch.ssv)
+		fetch_io_close(&run.fetch);
+	store_io_close(&run.store);
+	free(run.guarded);
+	free(run.sums);
+	maker_fini(&run.maker);
 	return err;
 }

@@ -37,7 +37,7 @@ def daemon(store: str, tmp_path: Path) -> Iterator[str]:
     """The socket of a daemon that serves `store`."""
     path = tmp_path / "daemon.sock"
     program = BUILD / "daemon" / "shadowserved"
-    command = [program, "--socket", path, "--store", store, "--arena", "128MiB"]
+    command = [str(program), "--socket", str(path), "--store", store, "--arena", "128MiB"]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )

@@ -357,3 +357,17 @@ def test_lookup_through_the_daemon(cli: Cli, daemon: str, store: str) -> None:
     assert full.code == 0 and full.json["stored"] == 3
     gap = cli("lookup", "--socket", daemon, *keys[:2], NO_KEY, *keys[2:], "--json")
     assert gap.code == 1 and gap.json["stored"] == 2
+
+
+def test_every_damaged_chunk_is_a_miss_through_the_daemon(
+    daemon: str, store: str, cli: Cli
+) -> None:
+    answer = run_program(
+        BUILD / "bench" / "damage",
+        *("--store", store, "--socket", daemon, "--chunks", 96, "--seed", 3, "--json"),
+    )
+    assert answer.code == 0, answer.err
+    assert answer.json["misses"] == 96 and answer.json["wrong_bytes"] == 0
+    faults = cli("stat", "--socket", daemon, "--json").json["faults"]
+    assert sum(faults.values()) == 96
+    assert faults["stored under another key"] == 16
