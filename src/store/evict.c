@@ -17,7 +17,7 @@
 #define HEADROOM       64  /* keeps limit/64 free, so that a put seldom waits */
 #define RETRY_NS       (5 * NS_PER_S) /* after a victim could not be removed */
 
-void evict_init(struct evict *evict, const struct folder *folder, uint64_t limit)
+void evict_init(struct evict *evict, struct folder *folder, uint64_t limit)
 {
 	memset(evict, 0, sizeof(*evict));
 	evict->folder = folder;
@@ -152,7 +152,7 @@ static void sweep_begin(struct evict *evict, uint64_t now_ns)
 	evict->state = EVICT_CLEANING;
 	evict->sweep_ns = now_ns + SWEEP_EVERY_NS;
 	evict->put_since_sweep = 0;
-	evict->last_error = 0;
+	evict->last_error = folder_heal(evict->folder);
 	folder_walk_init(&evict->walk);
 }
 

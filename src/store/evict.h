@@ -25,7 +25,7 @@ enum evict_state {
 };
 
 struct evict {
-	const struct folder *folder;
+	struct folder *folder;
 	uint64_t limit; /* 0: none; then only temporary files are cleaned */
 	uint64_t used;  /* estimate */
 	uint64_t put_since_sweep;
@@ -41,7 +41,7 @@ struct evict {
 	struct folder_entry victims[EVICT_VICTIMS_MAX]; /* a heap while sweeping, then sorted */
 };
 
-void evict_init(struct evict *evict, const struct folder *folder, uint64_t limit);
+void evict_init(struct evict *evict, struct folder *folder, uint64_t limit);
 void evict_fini(struct evict *evict);
 
 /* May a value of that size be put now? If not, evict_step() makes room.

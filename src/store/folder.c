@@ -154,10 +154,13 @@ void folder_close(struct folder *folder)
 	folder->fd = -1;
 }
 
-int folder_reopen(struct folder *folder)
+int folder_heal(struct folder *folder)
 {
+	struct stat st;
 	int fd = -1;
 
+	if (!fstat(folder->fd, &st) && st.st_nlink > 0)
+		return 0;
 	if (open_root(folder->path, &fd))
 		return -ENOTCONN;
 	(void)close(folder->fd);
@@ -258,7 +261,7 @@ int folder_create_temp(struct folder *folder, char name[FOLDER_TEMP_NAME_MAX], i
 			continue;
 		if (errno != ENOENT)
 			return folder_error(errno);
-		if (mkdirat(folder->fd, "tmp", 0700) && errno == ENOENT && folder_reopen(folder))
+		if (mkdirat(folder->fd, "tmp", 0700) && errno == ENOENT && folder_heal(folder))
 			return -ENOTCONN;
 	}
 	return -EIO;

@@ -41,8 +41,8 @@ struct folder_entry {
 SSV_MUST_CHECK int folder_open(const char *path, uint64_t seed, struct folder *folder, char *error);
 void folder_close(struct folder *folder);
 
-/* Somebody removed the folder: create and open it again. 0 or -ENOTCONN. */
-SSV_MUST_CHECK int folder_reopen(struct folder *folder);
+/* If somebody removed the folder, create and open it again. 0 or -ENOTCONN. */
+SSV_MUST_CHECK int folder_heal(struct folder *folder);
 
 /* Open a value for reading. -ENOENT: none (a name that is no regular file, or empty, is none). */
 SSV_MUST_CHECK int folder_open_value(const struct folder *folder, const struct ssv_key *key,

@@ -128,12 +128,14 @@ static int read_password(const char *path, char *password, size_t password_bytes
 }
 
 /* What a lane says first: log-in, then the database. */
-static int write_hello(struct redis_store *redis, const struct uri *uri, const char *password,
+static int write_hello(struct redis_store *redis, const char *user, const char *password,
 		       bool resp3, uint64_t db)
 {
 	struct resp_writer writer = {.text = redis->hello, .bytes_max = sizeof(redis->hello)};
-	const char *user = uri->user && uri->user[0] ? uri->user : NULL;
 	char text[24];
+
+	if (user && !user[0])
+		user = NULL;
 
 	redis->hello_replies = 1;
 	if (resp3) {
@@ -172,6 +174,8 @@ static int set_login(struct redis_store *redis, const struct uri *uri,
 		     const struct uri_value *values, char *error)
 {
 	const char *path = values[OPTION_PASSWORD_FILE].text;
+	/* Before '@' a lone word is the password, or the user if the password is in a file. */
+	const char *user = path && !uri->user ? uri->password : uri->user;
 	uint64_t db = values[OPTION_DB].number;
 	char password[512];
 	char *end;
@@ -189,7 +193,7 @@ static int set_login(struct redis_store *redis, const struct uri *uri,
 		if (err)
 			return err;
 	}
-	err = write_hello(redis, uri, path ? password : uri->password,
+	err = write_hello(redis, user, path ? password : uri->password,
 			  values[OPTION_PROTOCOL].number == 1, db);
 	explicit_bzero(password, sizeof(password));
 	if (err)
