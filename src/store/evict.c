@@ -1,33 +1,119 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * evict.c - sweeps and removals of a file: store.
+ * evict.c - the account of a folder, sweeps and removals.
  *
- * The victims are kept in a binary heap with the most recently used on top while a sweep runs (so
- * that an older one can replace it), and are sorted by popping the heap at its end: no allocation.
+ * The account is a handful of counters that several worker threads add to; nothing is published
+ * through them, so their order among other memory does not matter. The victims are kept in a binary
+ * heap with the most recently used on top while a sweep runs (so that an older one can replace it),
+ * and are sorted by popping the heap at its end: no allocation.
  */
 #include "store/evict.h"
 
 #include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "base/clock.h"
 
 #define SWEEP_EVERY_NS (600 * NS_PER_S)
+#define RETRY_NS       (5 * NS_PER_S) /* after a victim could not be removed */
 #define TEMP_AGE_S     600 /* a temporary file that was not written for so long is left over */
 #define HEADROOM       64  /* keeps limit/64 free, so that a put seldom waits */
-#define RETRY_NS       (5 * NS_PER_S) /* after a victim could not be removed */
 
-void evict_init(struct evict *evict, struct folder *folder, uint64_t limit)
+/* ---- the account ---------------------------------------------------------------------------- */
+
+struct evict_account {
+	struct evict_account *next;
+	dev_t device;
+	ino_t inode;
+	uint32_t handles; /* guarded by accounts_lock */
+	_Atomic int64_t used;
+	_Atomic int64_t put_since_sweep;
+	_Atomic bool known; /* a sweep has ended */
+};
+
+/* Guards the list of accounts and their handle counts; control path only; taken alone. */
+static pthread_mutex_t accounts_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct evict_account *accounts;
+
+/* Counters alone: pairs with account_get() of any thread, which may see it a little later. */
+static void account_add(_Atomic int64_t *counter, int64_t n)
+{
+	(void)atomic_fetch_add_explicit(counter, n, memory_order_relaxed);
+}
+
+/* Pairs with account_add() of any thread. */
+static int64_t account_get(const _Atomic int64_t *counter)
+{
+	return atomic_load_explicit(counter, memory_order_relaxed);
+}
+
+/* Pairs with account_set_known(): no other datum depends on it. */
+static bool account_known(const struct evict_account *account)
+{
+	return atomic_load_explicit(&account->known, memory_order_relaxed);
+}
+
+/* Pairs with account_known(). */
+static void account_set_known(struct evict_account *account)
+{
+	atomic_store_explicit(&account->known, true, memory_order_relaxed);
+}
+
+static struct evict_account *account_acquire(const struct folder *folder)
+{
+	struct evict_account *account;
+	struct stat st = {0};
+
+	(void)fstat(folder->fd, &st);
+	(void)pthread_mutex_lock(&accounts_lock);
+	for (account = accounts; account; account = account->next) {
+		if (account->device == st.st_dev && account->inode == st.st_ino)
+			break;
+	}
+	if (!account)
+		account = calloc(1, sizeof(*account));
+	if (account && !account->handles++) {
+		account->device = st.st_dev;
+		account->inode = st.st_ino;
+		account->next = accounts;
+		accounts = account;
+	}
+	(void)pthread_mutex_unlock(&accounts_lock);
+	return account;
+}
+
+static void account_release(struct evict_account *account)
+{
+	struct evict_account **link;
+
+	(void)pthread_mutex_lock(&accounts_lock);
+	if (--account->handles == 0) {
+		for (link = &accounts; *link != account;)
+			link = &(*link)->next;
+		*link = account->next;
+		free(account);
+	}
+	(void)pthread_mutex_unlock(&accounts_lock);
+}
+
+int evict_init(struct evict *evict, struct folder *folder, uint64_t limit)
 {
 	memset(evict, 0, sizeof(*evict));
 	evict->folder = folder;
 	evict->limit = limit;
 	folder_walk_init(&evict->walk);
+	evict->account = account_acquire(folder);
+	return evict->account ? 0 : -ENOMEM;
 }
 
 void evict_fini(struct evict *evict)
 {
 	folder_walk_fini(&evict->walk);
+	if (evict->account)
+		account_release(evict->account);
 }
 
 /* ---- victims -------------------------------------------------------------------------------- */
@@ -88,44 +174,55 @@ static void sort_victims(struct evict *evict)
 	}
 }
 
-/* ---- accounting ----------------------------------------------------------------------------- */
+/* ---- room ----------------------------------------------------------------------------------- */
 
-int evict_admit(struct evict *evict, uint64_t bytes)
+uint64_t evict_used(const struct evict *evict)
+{
+	int64_t used = account_get(&evict->account->used);
+
+	return used > 0 ? (uint64_t)used : 0;
+}
+
+/* limit/64 was put since somebody began a sweep. */
+static bool much_was_put(const struct evict *evict)
+{
+	return (uint64_t)account_get(&evict->account->put_since_sweep) > evict->limit / HEADROOM;
+}
+
+int evict_reserve(struct evict *evict, uint64_t bytes)
 {
 	evict->wanted = 0;
 	if (!evict->limit)
 		return 0;
 	if (bytes > evict->limit)
 		return -ENOSPC;
-	if (evict->known && evict->used + bytes <= evict->limit)
-		return 0;
+	if (account_known(evict->account) && !(evict->state != EVICT_IDLE && much_was_put(evict))) {
+		account_add(&evict->account->used, (int64_t)bytes);
+		if (evict_used(evict) <= evict->limit) {
+			account_add(&evict->account->put_since_sweep, (int64_t)bytes);
+			return 0;
+		}
+		account_add(&evict->account->used, -(int64_t)bytes);
+	}
 	if (evict->last_error && evict->victims_next == evict->victims_count)
 		return evict->last_error;
 	evict->wanted = bytes;
 	return -EAGAIN;
 }
 
-void evict_added(struct evict *evict, const struct ssv_key *key, uint64_t bytes,
-		 uint64_t replaced_bytes)
+void evict_free(struct evict *evict, uint64_t bytes)
 {
-	evict_removed(evict, replaced_bytes);
-	evict->used += bytes;
-	evict->put_since_sweep += bytes;
-	/* The running sweep has passed this shard: it will not see the value. */
-	if (evict->state == EVICT_SWEEPING && key->bytes[0] <= evict->walk.shard)
-		evict->sum += bytes;
-}
-
-void evict_removed(struct evict *evict, uint64_t bytes)
-{
-	evict->used -= u64_min(bytes, evict->used);
+	if (evict->limit)
+		account_add(&evict->account->used, -(int64_t)bytes);
 }
 
 static bool too_full(const struct evict *evict)
 {
-	return evict->limit && evict->known &&
-	       (evict->used > evict->limit - evict->limit / HEADROOM ||
-		evict->used + evict->wanted > evict->limit);
+	uint64_t used = evict_used(evict);
+
+	return evict->limit && account_known(evict->account) &&
+	       (used > evict->limit - evict->limit / HEADROOM ||
+		used + evict->wanted > evict->limit);
 }
 
 static bool sweep_due(const struct evict *evict, uint64_t now_ns)
@@ -134,7 +231,7 @@ static bool sweep_due(const struct evict *evict, uint64_t now_ns)
 		return true;
 	if (!evict->limit)
 		return false;
-	return !evict->known || evict->put_since_sweep > evict->limit / HEADROOM ||
+	return !account_known(evict->account) || much_was_put(evict) ||
 	       (too_full(evict) && !evict->last_error &&
 		evict->victims_next == evict->victims_count);
 }
@@ -149,11 +246,27 @@ bool evict_pending(const struct evict *evict, uint64_t now_ns)
 
 static void sweep_begin(struct evict *evict, uint64_t now_ns)
 {
+	int64_t put = account_get(&evict->account->put_since_sweep);
+
 	evict->state = EVICT_CLEANING;
 	evict->sweep_ns = now_ns + SWEEP_EVERY_NS;
-	evict->put_since_sweep = 0;
+	account_add(&evict->account->put_since_sweep, -put);
 	evict->last_error = folder_heal(evict->folder);
 	folder_walk_init(&evict->walk);
+}
+
+/* Correct the account. What was put meanwhile may be in the sum or not: count it, since the limit
+ * is to be kept; what was removed meanwhile may be in it too. The next sweep knows better. */
+static void sweep_end(struct evict *evict)
+{
+	int64_t used = account_get(&evict->account->used);
+	int64_t put = used - (int64_t)evict->used_at_begin;
+	int64_t right = (int64_t)evict->sum + (put > 0 ? put : 0);
+
+	sort_victims(evict);
+	account_add(&evict->account->used, right - used);
+	account_set_known(evict->account);
+	evict->state = EVICT_IDLE;
 }
 
 static void sweep_step(struct evict *evict)
@@ -167,12 +280,8 @@ static void sweep_step(struct evict *evict)
 		evict->sum += entries[i].bytes;
 		collect_victim(evict, &entries[i]);
 	}
-	if (!end)
-		return;
-	sort_victims(evict);
-	evict->used = evict->sum;
-	evict->known = true;
-	evict->state = EVICT_IDLE;
+	if (end)
+		sweep_end(evict);
 }
 
 static void clean_step(struct evict *evict, int64_t wall_s)
@@ -184,6 +293,7 @@ static void clean_step(struct evict *evict, int64_t wall_s)
 		return;
 	evict->state = EVICT_SWEEPING;
 	evict->sum = 0;
+	evict->used_at_begin = evict_used(evict);
 	evict->victims_count = 0;
 	evict->victims_next = 0;
 	folder_walk_init(&evict->walk);
@@ -206,7 +316,7 @@ static void remove_step(struct evict *evict, uint64_t now_ns)
 		return;
 	}
 	evict->evictions += err == 0;
-	evict_removed(evict, victim->bytes);
+	evict_free(evict, victim->bytes);
 }
 
 void evict_step(struct evict *evict, uint64_t now_ns, int64_t wall_s)

@@ -80,6 +80,7 @@ struct file_write {
 	struct store_op *op; /* NULL: none */
 	int fd;              /* -1: not begun */
 	uint64_t written;
+	uint64_t reserved; /* bytes of the account that no published value stands for */
 	char name[FOLDER_TEMP_NAME_MAX];
 };
 
@@ -135,7 +136,9 @@ static int file_open(const struct store_config *config, struct store **ret_store
 	err = folder_open(uri.path, config->seed, &file->folder, error);
 	if (err)
 		goto free_file;
-	evict_init(&file->evict, &file->folder, values[OPTION_BYTES].number);
+	err = evict_init(&file->evict, &file->folder, values[OPTION_BYTES].number);
+	if (err)
+		goto close_folder;
 	file->store.ops = &store_file;
 	file->value_bytes_max = config->value_bytes_max;
 	file->ops_max = config->ops_max;
@@ -148,6 +151,9 @@ static int file_open(const struct store_config *config, struct store **ret_store
 	*ret_store = &file->store;
 	return 0;
 
+close_folder:
+	folder_close(&file->folder);
+	(void)uri_error(error, err, "store file: out of memory");
 free_file:
 	free(file);
 	return err;
@@ -161,6 +167,8 @@ static void write_abort(struct file_store *file)
 	}
 	file->write.fd = -1;
 	file->write.op = NULL;
+	evict_free(&file->evict, file->write.reserved);
+	file->write.reserved = 0;
 	file->evict.wanted = 0;
 }
 
@@ -243,7 +251,7 @@ static void step_quick(struct file_store *file, uint64_t now_ns)
 
 			err = folder_remove(&file->folder, &op->key);
 			if (!err)
-				evict_removed(&file->evict, bytes);
+				evict_free(&file->evict, bytes);
 		}
 		finish(file, op, err);
 	}
@@ -362,10 +370,11 @@ static int step_read(struct file_store *file, uint64_t now_ns)
 static int write_begin(struct file_store *file)
 {
 	struct file_write *write = &file->write;
-	int err = evict_admit(&file->evict, write->op->value_bytes);
+	int err = evict_reserve(&file->evict, write->op->value_bytes);
 
 	if (err)
 		return err;
+	write->reserved = write->op->value_bytes;
 	write->written = 0;
 	return folder_create_temp(&file->folder, write->name, &write->fd);
 }
@@ -390,7 +399,7 @@ static int write_end(struct file_store *file)
 	    folder_publish(&file->folder, file->write.name, &op->key, file->sync == FILE_SYNC_FULL);
 	if (err)
 		goto remove_temp;
-	evict_added(&file->evict, &op->key, op->value_bytes, old.bytes);
+	file->write.reserved = old.bytes; /* replaced: free now */
 	return 0;
 
 remove_temp:
@@ -546,7 +555,7 @@ static void file_stats(const struct store *store, struct store_stats *ret_stats)
 	*ret_stats = file->stats;
 	ret_stats->connected = file->connected;
 	ret_stats->evictions = file->evict.evictions;
-	ret_stats->bytes_used = file->evict.used;
+	ret_stats->bytes_used = evict_used(&file->evict);
 	ret_stats->bytes_limit = file->evict.limit;
 }
 

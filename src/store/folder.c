@@ -19,6 +19,7 @@
 
 #define VALUE_NAME_MAX 72 /* "ab/" + 64 hex digits */
 #define KEY_HEX        64
+#define SHARDS_A_STEP  16u
 
 static const char hex[] = "0123456789abcdef";
 
@@ -323,13 +324,11 @@ void folder_walk_fini(struct folder_walk *walk)
 	walk->fd = -1;
 }
 
-/* The next directory entry's name; NULL: the buffer is used up. */
+/* The next directory entry's name; the buffer is not used up. */
 static const char *next_name(struct folder_walk *walk)
 {
 	const struct dirent64 *entry;
 
-	if (walk->offset >= walk->bytes)
-		return NULL;
 	entry = (const struct dirent64 *)(const void *)(walk->buffer + walk->offset);
 	walk->offset += entry->d_reclen;
 	return entry->d_name;
@@ -353,35 +352,40 @@ static int open_folder(const struct folder *folder, const char *name)
 	return openat(folder->fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 }
 
-uint32_t folder_walk_step(const struct folder *folder, struct folder_walk *walk,
-			  struct folder_entry entries[FOLDER_BATCH], bool *ret_end)
+/* Open the next shard that is there, looking at SHARDS_A_STEP at most. */
+static bool open_shard(const struct folder *folder, struct folder_walk *walk)
 {
-	const char *name = NULL;
-	uint32_t looked, n = 0;
+	uint32_t looked;
 
-	*ret_end = walk->shard >= FOLDER_SHARDS;
-	if (*ret_end)
-		return 0;
-	if (walk->fd < 0) {
+	for (looked = 0; looked < SHARDS_A_STEP && walk->shard < FOLDER_SHARDS; looked++) {
 		char shard[3] = {hex[walk->shard >> 4], hex[walk->shard & 15], '\0'};
 
 		walk->fd = open_folder(folder, shard);
-		if (walk->fd < 0) {
-			walk->shard++;
-			return 0;
-		}
-	}
-	if (walk->offset >= walk->bytes && !refill(walk)) {
+		if (walk->fd >= 0)
+			return true;
 		walk->shard++;
-		return 0;
 	}
+	return false;
+}
+
+uint32_t folder_walk_step(const struct folder *folder, struct folder_walk *walk,
+			  struct folder_entry entries[FOLDER_BATCH], bool *ret_end)
+{
+	uint32_t looked, n = 0;
+
+	*ret_end = walk->fd < 0 && walk->shard >= FOLDER_SHARDS;
+	if (*ret_end || (walk->fd < 0 && !open_shard(folder, walk)))
+		return 0;
 	for (looked = 0; looked < FOLDER_BATCH; looked++) {
+		const char *name;
 		struct ssv_key key;
 		struct stat st;
 
-		name = next_name(walk);
-		if (!name)
+		if (walk->offset >= walk->bytes && !refill(walk)) {
+			walk->shard++;
 			break;
+		}
+		name = next_name(walk);
 		if (!read_name(name, walk->shard, &key) ||
 		    fstatat(walk->fd, name, &st, AT_SYMLINK_NOFOLLOW))
 			continue;
@@ -393,21 +397,19 @@ uint32_t folder_walk_step(const struct folder *folder, struct folder_walk *walk,
 
 bool folder_clean_step(const struct folder *folder, struct folder_walk *walk, int64_t before_s)
 {
-	const char *name;
 	uint32_t looked;
 
 	if (walk->fd < 0)
 		walk->fd = open_folder(folder, "tmp");
 	if (walk->fd < 0)
 		return true;
-	if (walk->offset >= walk->bytes && !refill(walk))
-		return true;
 	for (looked = 0; looked < FOLDER_BATCH; looked++) {
+		const char *name;
 		struct stat st;
 
+		if (walk->offset >= walk->bytes && !refill(walk))
+			return true;
 		name = next_name(walk);
-		if (!name)
-			break;
 		if (strncmp(name, "put-", 4) || fstatat(walk->fd, name, &st, AT_SYMLINK_NOFOLLOW))
 			continue;
 		if (S_ISREG(st.st_mode) && st.st_mtim.tv_sec < before_s)

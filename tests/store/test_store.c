@@ -227,14 +227,14 @@ static void passed_deadline_ends_every_kind(void **state)
 
 static void cancel_returns_the_buffer_for_good(void **state)
 {
-	const uint64_t bytes = 20 * MIB;
+	const uint64_t bytes = 10 * MIB;
 	uint64_t random = harness_seed(12);
 	int round;
 
 	(void)state;
 	assert_int_equal(harness_put(store, 8, bytes), 0);
 	assert_int_equal(harness_put(store, 9, 777), 0);
-	for (round = 0; round < 24; round++) {
+	for (round = 0; round < 12; round++) {
 		struct store_op op = {.kind = STORE_OP_GET, .key = harness_key(8)};
 		struct store_op *pointer = &op, *done;
 		uint64_t polls = harness_random(&random) % 12;
