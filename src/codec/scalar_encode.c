@@ -100,9 +100,11 @@ static inline uint64_t marks_to_bits(const uint8_t marks[LANES], uint32_t lanes)
 
 	for (uint32_t i = 0; i < LANES; i++)
 		any |= marks[i];
-	for (uint32_t i = 0; any && i < lanes; i++)
+	if (!any)
+		return 0;
+	for (uint32_t i = 0; i < LANES; i++)
 		bits |= (uint64_t)marks[i] << i;
-	return bits;
+	return bits & UINT64_MAX >> (LANES - lanes);
 }
 
 void scalar_split(const struct split_job *job)
