@@ -16,17 +16,20 @@ import shutil
 import statistics
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from servers import Daemon, Redis
+from servers import BUILD, Daemon, Redis
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "build" / "demo"
 PROMPT_TOKENS, SHARED_TOKENS, CHUNK = 6000, 3000, 256
 OUTPUT_TOKENS = 64
 REPEATS = 3
+ENGINE_TIMEOUT_S = 300
 CORES = sorted(os.sched_getaffinity(0))
 ENGINE_CORES, DAEMON_CORES = (CORES[:1], CORES[1:2]) if len(CORES) > 1 else (CORES, CORES)
 
@@ -79,49 +82,58 @@ class Plan:
 
 
 def run_engine(
-    model: Path, plan: Plan, steps: list[dict[str, Any]], connector: dict[str, Any] | None
+    model: Path,
+    plan: Plan,
+    steps: list[dict[str, Any]],
+    connector: dict[str, Any] | None = None,
+    fetched: Callable[[], tuple[int, int]] = lambda: (0, 0),
 ) -> list[dict[str, Any]]:
-    """Runs one engine process to its end and returns the lines of its steps."""
-    text = json.dumps(
-        {
-            "model": str(model),
-            "cores": ENGINE_CORES,
-            "warm_up": plan.warm_up,
-            "steps": steps,
-            "connector": connector,
-        }
-    )
-    log = OUT / "engine.log"
+    """Runs one engine process to its end and returns what it printed for each step, with the bytes
+    that the daemon fetched meanwhile."""
+    job = {"model": str(model), "cores": ENGINE_CORES, "warm_up": plan.warm_up, "steps": steps}
     env = dict(os.environ)
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT / "python"), env.get("PYTHONPATH")]))
-    env.setdefault("SHADOWSERVE_BUILD", str(ROOT / "build" / "release"))
-    with log.open("a") as errors:
-        process = subprocess.run(
-            [sys.executable, str(ROOT / "bench" / "demo_engine.py")],
-            input=text,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            env=env,
-            timeout=300,
-        )
-    if process.returncode:
-        raise SystemExit(f"demo: the engine failed (status {process.returncode}), see {log}")
-    lines = [json.loads(line) for line in process.stdout.splitlines() if line.startswith("{")]
-    return [line for line in lines if line["event"] == "step"]
+    env.setdefault("SHADOWSERVE_LIBRARY", str(BUILD / "src" / "client" / "libshadowserve.so"))
+    command = [sys.executable, str(ROOT / "bench" / "demo_engine.py")]
+    log = OUT / "engine.log"
+    pipe = subprocess.PIPE
+    lines, before = [], (0, 0)
+    with (
+        log.open("a") as errors,
+        subprocess.Popen(
+            command, text=True, bufsize=1, stdin=pipe, stdout=pipe, stderr=errors, env=env
+        ) as process,
+    ):
+        assert process.stdin and process.stdout
+        watchdog = threading.Timer(ENGINE_TIMEOUT_S, process.kill)
+        watchdog.start()
+        process.stdin.write(json.dumps({**job, "connector": connector}) + "\n")
+        for text in process.stdout:
+            line = json.loads(text) if text.startswith("{") else {}
+            if line.get("event") == "ready":
+                before = fetched()
+            if line.get("event") == "step":
+                after = fetched()
+                line["wire_bytes"], line["kv_bytes"] = after[0] - before[0], after[1] - before[1]
+                lines.append(line)
+                before = after
+                process.stdin.write("\n")
+        status = process.wait()
+        watchdog.cancel()
+    if status or len(lines) != len(steps):
+        raise SystemExit(f"demo: the engine failed (status {status}), see {log}")
+    return lines
 
 
-def summarise(
-    name: str, lines: list[dict[str, Any]], reference: list[int], wire: int = 0, kv: int = 0
-) -> dict[str, Any]:
+def summarise(name: str, lines: list[dict[str, Any]], reference: list[int]) -> dict[str, Any]:
     runs = [line for line in lines if line["name"] == name]
     return {
         "name": name,
         "ttft_ms": round(statistics.median(run["ttft_ms"] for run in runs), 2),
         "tpot_ms": round(statistics.median(run["tpot_ms"] for run in runs), 3),
         "cached_tokens": min(run["cached_tokens"] for run in runs),
-        "wire_bytes": wire,
-        "kv_bytes": kv,
+        "wire_bytes": max(run["wire_bytes"] for run in runs),
+        "kv_bytes": max(run["kv_bytes"] for run in runs),
         "tokens_equal": all(run["output"] == reference for run in runs),
     }
 
@@ -132,19 +144,18 @@ def run_baseline(model: Path, plan: Plan) -> tuple[list[dict[str, Any]], dict[st
     steps += [plan.step("local", plan.full, plan.full) for _ in range(REPEATS)]
     steps += [plan.step("split", plan.full, plan.warm_full)]
     steps += [plan.step("split-partial", plan.partial, plan.warm_partial)]
-    lines = run_engine(model, plan, steps, None)
+    lines = run_engine(model, plan, steps)
     output = {line["name"]: line["output"] for line in lines}
     runs = [summarise(name, lines, output["recompute"]) for name in ("recompute", "local")]
     return runs, output
 
 
 def run_tier(
-    tier: str, model: Path, plan: Plan, store: str, output: dict[str, list[int]], partial: bool
+    tier: str, model: Path, plan: Plan, store: str, output: dict[str, list[int]]
 ) -> list[dict[str, Any]]:
-    folder = OUT / f"store-{tier}"
-    shutil.rmtree(folder, ignore_errors=True)
+    """Two engines, a fresh store between them; `lossless` also serves the partial prompt."""
     redis = Redis(OUT / f"redis-{tier}") if store == "redis" else None
-    uri = redis.uri if redis else f"file:{folder}"
+    uri = redis.uri if redis else f"file:{OUT / f'store-{tier}'}"
     daemon = Daemon(OUT / f"daemon-{tier}", uri, DAEMON_CORES, tier)
     connector = {
         "kv_connector": "ShadowServeConnector",
@@ -156,27 +167,22 @@ def run_tier(
             "admission": "always",
         },
     }
+    steps = [plan.step(tier, plan.full) for _ in range(REPEATS)]
+    if tier == "lossless":
+        steps.append(plan.step("partial", plan.partial))
     try:
         say(f"{tier}: a first engine computes the prompt and stores it ({store})")
         run_engine(model, plan, [plan.step("write", plan.full)], connector)
         say(f"{tier}: a second engine serves it from the store")
-        before = daemon.fetched()
-        lines = run_engine(
-            model, plan, [plan.step(tier, plan.full) for _ in range(REPEATS)], connector
-        )
-        wire, kv = (int(b - a) // REPEATS for a, b in zip(before, daemon.fetched(), strict=True))
-        runs = [summarise(tier, lines, output["split"], wire, kv)]
-        if partial:
-            say(f"{tier}: and a prompt that shares its first {SHARED_TOKENS} tokens")
-            before = daemon.fetched()
-            lines = run_engine(model, plan, [plan.step("partial", plan.partial)], connector)
-            wire, kv = (int(b - a) for a, b in zip(before, daemon.fetched(), strict=True))
-            runs.append(summarise("partial", lines, output["split-partial"], wire, kv))
-        return runs
+        lines = run_engine(model, plan, steps, connector, daemon.fetched)
     finally:
         daemon.stop()
         if redis:
             redis.stop()
+    runs = [summarise(tier, lines, output["split"])]
+    if tier == "lossless":
+        runs.append(summarise("partial", lines, output["split-partial"]))
+    return runs
 
 
 def print_table(runs: list[dict[str, Any]], model: Path, store: str) -> None:
@@ -209,7 +215,7 @@ def main() -> int:
     plan = Plan(read_prompts(options.model))
     runs, output = run_baseline(options.model, plan)
     for tier in ("lossless", "standard"):
-        runs += run_tier(tier, options.model, plan, options.store, output, tier == "lossless")
+        runs += run_tier(tier, options.model, plan, options.store, output)
     order = ("recompute", "local", "lossless", "standard", "partial")
     runs.sort(key=lambda run: order.index(run["name"]))
     report = {

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One vLLM engine of the demo, as a process of its own: reads a plan (JSON) from standard input,
-runs its steps and prints one JSON line for each.
+"""One vLLM engine of the demo, as a process of its own: reads a plan (a line of JSON) from standard
+input, runs its steps, prints one JSON line for each and waits for an empty line before the next.
 
 A step is {"name", "tokens": [...], "max_tokens", "warm": [...] or null}. "warm" is a prefix that is
 computed right before and stays in vLLM's own prefix cache; without it that cache is emptied, so
@@ -94,7 +94,7 @@ class Engine:
 
 
 def main() -> int:
-    plan = json.load(sys.stdin)
+    plan = json.loads(sys.stdin.readline())
     if plan.get("cores"):
         os.sched_setaffinity(0, plan["cores"])
     engine = Engine(plan)
@@ -106,7 +106,8 @@ def main() -> int:
             engine.generate(step["warm"], 1)
         say(event="step", name=step["name"], **engine.generate(step["tokens"], step["max_tokens"]))
         engine.settle()
-    say(event="done")
+        if not sys.stdin.readline():
+            return 1  # the demo is gone
     return 0
 
 

@@ -103,3 +103,8 @@ class Daemon(Server):
         )
         answer: dict[str, Any] = json.loads(out.stdout)
         return answer
+
+    def fetched(self) -> tuple[int, int]:
+        """Compressed and plain bytes fetched so far."""
+        counters = self.stat()["counters"]
+        return counters["fetch_wire_bytes"], counters["fetch_kv_bytes"]
