@@ -2,9 +2,11 @@
 /*
  * bench_fetch.c - `shadowserve bench fetch`: how fast chunks come out of a store and are decoded.
  *
- * One thread, several GETs in flight, each chunk decoded as soon as it is there: what one worker of
- * the daemon does, without its delivery.
+ * Direct: one thread, several GETs in flight, each chunk decoded as soon as it is there, which is
+ * what one worker of the daemon does, without its delivery. Or through a daemon: bench_daemon.c.
  */
+#include "bench_fetch.h"
+
 #include <errno.h>
 #include <poll.h>
 #include <string.h>
@@ -16,8 +18,8 @@
 
 #define LANES_MAX 16u
 
-static const char *option_store;
-static int option_raw;
+static const char *option_store, *option_socket;
+static int option_raw, option_daemon;
 static uint64_t option_chunks = 256, option_lanes = 4, option_timeout = 10000;
 
 static const struct arg fetch_args[] = {
@@ -25,6 +27,10 @@ static const struct arg fetch_args[] = {
     {"chunks", "N", "fetch at most this many (default 256)", ARG_NUMBER, &option_chunks, 1,
      1000000},
     {"lanes", "N", "GETs in flight, 1..16 (default 4)", ARG_NUMBER, &option_lanes, 1, LANES_MAX},
+    {"daemon", NULL, "through the daemon of that store, into this process", ARG_FLAG,
+     &option_daemon, 0, 0},
+    {"socket", "PATH", "the daemon's socket (default: $SHADOWSERVE_SOCKET, or the usual one)",
+     ARG_TEXT, &option_socket, 0, 0},
     {"raw", NULL, "do not decode", ARG_FLAG, &option_raw, 0, 0},
     {"timeout", "MS", "give up on an operation after this long (default 10000)", ARG_NUMBER,
      &option_timeout, 1, 600000},
@@ -42,9 +48,8 @@ struct fetch {
 	struct chunk_io chunk;
 	struct lane lanes[LANES_MAX];
 	struct ssv_key *keys;
-	uint64_t keys_count, next, done;
-	uint64_t wire_bytes, kv_bytes, decode_ns, misses, damaged;
-	uint64_t *latency_ns;
+	uint64_t keys_count, next;
+	struct fetch_result result;
 };
 
 /* Buffers for the largest value, and a key list that is as long as was asked for. */
@@ -67,7 +72,7 @@ static int prepare(struct fetch *f)
 		f->lanes[l].op.capacity = value_max;
 		f->lanes[l].op.owner = &f->lanes[l];
 	}
-	f->latency_ns = cli_alloc(f->keys_count * sizeof(*f->latency_ns));
+	f->result.latency_ns = cli_alloc(f->keys_count * sizeof(*f->result.latency_ns));
 	return 0;
 }
 
@@ -96,27 +101,28 @@ static void begin_gets(struct fetch *f, uint64_t now_ns)
 static int end_get(struct fetch *f, struct lane *lane)
 {
 	struct store_op *op = &lane->op;
+	struct fetch_result *r = &f->result;
 	uint64_t now_ns = clock_now_ns();
 	enum container_fault fault;
 	struct container container;
 	int err = op->status;
 
 	lane->busy = 0;
-	f->latency_ns[f->done++] = now_ns - lane->start_ns;
+	r->latency_ns[r->chunks++] = now_ns - lane->start_ns;
 	if (err == -ENOENT) {
-		f->misses++;
+		r->misses++;
 		return 0;
 	}
 	if (err)
 		return err;
-	f->wire_bytes += op->value_bytes;
+	r->wire_bytes += op->value_bytes;
 	err = chunk_io_open(&container, op->data, op->value_bytes, &op->key, &fault);
 	if (!err)
-		f->kv_bytes += container.header.out_bytes;
+		r->kv_bytes += container.header.out_bytes;
 	if (!err && !option_raw)
 		err = chunk_io_decode(&f->chunk, &container, &fault);
-	f->damaged += err != 0;
-	f->decode_ns += clock_now_ns() - now_ns;
+	r->damaged += err != 0;
+	r->decode_ns += clock_now_ns() - now_ns;
 	return 0;
 }
 
@@ -125,7 +131,7 @@ static int fetch_all(struct fetch *f)
 	struct store *store = f->store.store;
 	int err = 0;
 
-	while (f->done < f->keys_count && !err) {
+	while (f->result.chunks < f->keys_count && !err) {
 		struct store_op *done;
 		struct pollfd fds[LANES_MAX];
 		uint32_t count;
@@ -151,75 +157,101 @@ static int compare_ns(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
-static int answer(struct fetch *f, uint64_t elapsed_ns)
+static int answer_json(const struct fetch_result *r, double p50, double p99, enum exit_code code)
 {
-	enum exit_code code = f->damaged || f->misses ? EXIT_FOUND_BAD : EXIT_OK;
-	double p50, p99, seconds = (double)elapsed_ns / 1e9;
+	cJSON *object = cli_object();
+
+	cli_add_bool(object, "daemon", option_daemon);
+	cli_add_number(object, "chunks", (double)r->chunks);
+	cli_add_number(object, "misses", (double)r->misses);
+	cli_add_number(object, "damaged", (double)r->damaged);
+	cli_add_number(object, "passed_over", (double)r->passed_over);
+	cli_add_number(object, "seconds", (double)r->elapsed_ns / 1e9);
+	cli_add_number(object, "wire_bytes", (double)r->wire_bytes);
+	cli_add_number(object, "kv_bytes", (double)r->kv_bytes);
+	cli_add_number(object, "wire_gb_s", (double)r->wire_bytes / (double)r->elapsed_ns);
+	cli_add_number(object, "kv_gb_s", (double)r->kv_bytes / (double)r->elapsed_ns);
+	if (!option_daemon)
+		cli_add_number(object, "decode_share",
+			       (double)r->decode_ns / (double)r->elapsed_ns);
+	cli_add_number(object, "get_ms_p50", p50);
+	cli_add_number(object, "get_ms_p99", p99);
+	return cli_print_json(object, code);
+}
+
+static int answer(struct fetch_result *r)
+{
+	enum exit_code code = r->damaged || r->misses ? EXIT_FOUND_BAD : EXIT_OK;
 	char wire[32], kv[32];
+	double p50, p99;
 
-	qsort(f->latency_ns, f->done, sizeof(*f->latency_ns), compare_ns);
-	p50 = (double)f->latency_ns[f->done / 2] / 1e6;
-	p99 = (double)f->latency_ns[f->done * 99 / 100] / 1e6;
-	if (option_json) {
-		cJSON *object = cli_object();
-
-		cli_add_number(object, "chunks", (double)f->done);
-		cli_add_number(object, "misses", (double)f->misses);
-		cli_add_number(object, "damaged", (double)f->damaged);
-		cli_add_number(object, "seconds", seconds);
-		cli_add_number(object, "wire_bytes", (double)f->wire_bytes);
-		cli_add_number(object, "kv_bytes", (double)f->kv_bytes);
-		cli_add_number(object, "wire_gb_s", (double)f->wire_bytes / (double)elapsed_ns);
-		cli_add_number(object, "kv_gb_s", (double)f->kv_bytes / (double)elapsed_ns);
-		cli_add_number(object, "decode_share", (double)f->decode_ns / (double)elapsed_ns);
-		cli_add_number(object, "get_ms_p50", p50);
-		cli_add_number(object, "get_ms_p99", p99);
-		return cli_print_json(object, code);
-	}
+	qsort(r->latency_ns, r->chunks, sizeof(*r->latency_ns), compare_ns);
+	p50 = (double)r->latency_ns[r->chunks / 2] / 1e6;
+	p99 = (double)r->latency_ns[r->chunks * 99 / 100] / 1e6;
+	if (option_json)
+		return answer_json(r, p50, p99, code);
 	printf("%llu chunks in %.3f s: %s of wire (%.3f GB/s), %s of KV (%.3f GB/s)\n",
-	       (unsigned long long)f->done, seconds, cli_bytes((double)f->wire_bytes, wire),
-	       (double)f->wire_bytes / (double)elapsed_ns, cli_bytes((double)f->kv_bytes, kv),
-	       (double)f->kv_bytes / (double)elapsed_ns);
-	printf("GET p50 %.2f ms, p99 %.2f ms; %.0f %% of the time went into %s\n", p50, p99,
-	       100.0 * (double)f->decode_ns / (double)elapsed_ns,
-	       option_raw ? "checking headers" : "checking and decoding");
+	       (unsigned long long)r->chunks, (double)r->elapsed_ns / 1e9,
+	       cli_bytes((double)r->wire_bytes, wire),
+	       (double)r->wire_bytes / (double)r->elapsed_ns, cli_bytes((double)r->kv_bytes, kv),
+	       (double)r->kv_bytes / (double)r->elapsed_ns);
+	printf("a chunk: p50 %.2f ms, p99 %.2f ms\n", p50, p99);
+	if (!option_daemon)
+		printf("%.0f %% of the time went into %s\n",
+		       100.0 * (double)r->decode_ns / (double)r->elapsed_ns,
+		       option_raw ? "checking headers" : "checking and decoding");
+	if (r->passed_over)
+		printf("%llu chunks of other shapes or models were passed over\n",
+		       (unsigned long long)r->passed_over);
 	if (code)
 		printf("%llu missing, %llu damaged: see `shadowserve verify`\n",
-		       (unsigned long long)f->misses, (unsigned long long)f->damaged);
+		       (unsigned long long)r->misses, (unsigned long long)r->damaged);
 	return (int)code;
+}
+
+static int bench_direct(struct fetch *f)
+{
+	uint64_t start_ns;
+	int err = prepare(f);
+
+	if (!err && !f->keys_count)
+		return cli_fail(EXIT_FOUND_BAD, "bench fetch: the store is empty");
+	start_ns = clock_now_ns();
+	if (!err)
+		err = fetch_all(f);
+	f->result.elapsed_ns = clock_now_ns() - start_ns;
+	return err ? cli_fail(EXIT_UNREACHABLE, "bench fetch: the store answers: %s",
+			      strerror(-err))
+		   : 0;
 }
 
 static int run_fetch(int argc, char **argv)
 {
-	struct fetch *f = cli_alloc(sizeof(*f));
-	uint64_t start_ns;
+	struct fetch *f;
 	int err;
 
 	(void)argc;
 	(void)argv;
+	if (option_socket && !option_daemon)
+		return cli_fail(EXIT_USAGE, "bench fetch: --socket goes with --daemon");
+	f = cli_alloc(sizeof(*f));
 	err = store_io_open(&f->store, "bench fetch", option_store, (uint32_t)option_timeout);
 	if (err) {
 		free(f);
 		return err;
 	}
 	chunk_io_init(&f->chunk);
-	err = prepare(f);
-	if (!err && !f->keys_count) {
-		err = cli_fail(EXIT_FOUND_BAD, "bench fetch: the store is empty");
-	} else {
-		start_ns = clock_now_ns();
-		if (!err)
-			err = fetch_all(f);
-		err = err ? cli_fail(EXIT_UNREACHABLE, "bench fetch: the store answers: %s",
-				     strerror(-err))
-			  : answer(f, clock_now_ns() - start_ns);
-	}
+	err = option_daemon ? bench_daemon(&f->store, option_socket, option_chunks, option_lanes,
+					   option_timeout, &f->result)
+			    : bench_direct(f);
+	if (!err)
+		err = answer(&f->result);
 	/* The store may still write to the lanes until it is closed. */
 	store_io_close(&f->store);
 	for (uint32_t l = 0; l < option_lanes; l++)
 		free(f->lanes[l].op.data);
 	chunk_io_fini(&f->chunk);
-	free(f->latency_ns);
+	free(f->result.latency_ns);
 	free(f->keys);
 	free(f);
 	return err;
@@ -230,10 +262,12 @@ const struct command bench_fetch_command = {
     .operands = "",
     .summary = "how fast chunks come out of a store and are decoded",
     .text = "Fetch and decode the chunks of a store in one thread, as one worker of the daemon\n"
-	    "does, without delivery. Say how fast, and whether store or decoding is the limit.\n"
+	    "does, without delivery; say how fast, and whether store or decoding is the limit.\n"
+	    "With --daemon the whole way, through the daemon into memory of this process.\n"
 	    "Exit 0: done; 1: empty store, or chunks missing or damaged; 3: no store.\n\n"
 	    "  shadowserve bench fetch --store file:/var/cache/kv\n"
-	    "  shadowserve bench fetch --store redis://127.0.0.1:6379 --lanes 8 --raw",
+	    "  shadowserve bench fetch --store redis://127.0.0.1:6379 --lanes 8 --raw\n"
+	    "  shadowserve bench fetch --daemon --store file:/var/cache/kv",
     .args = fetch_args,
     .run = run_fetch,
 };

@@ -371,3 +371,15 @@ def test_every_damaged_chunk_is_a_miss_through_the_daemon(
     faults = cli("stat", "--socket", daemon, "--json").json["faults"]
     assert sum(faults.values()) == 96
     assert faults["stored under another key"] == 16
+
+
+def test_bench_fetch_through_the_daemon(cli: Cli, daemon: str, store: str) -> None:
+    through = cli("bench", "fetch", "--daemon", "--socket", daemon, "--store", store, "--json")
+    assert through.code == 0, through.err
+    assert through.json["chunks"] >= 1 and through.json["misses"] == 0
+    assert through.json["chunks"] + through.json["passed_over"] == CHUNKS
+    stat = cli("stat", "--socket", daemon, "--json").json
+    assert stat["counters"]["fetch_hits"] == through.json["chunks"]
+    text = cli("bench", "fetch", "--daemon", "--socket", daemon, "--store", store)
+    assert "GB/s" in text.out and "passed over" in text.out
+    assert cli("bench", "fetch", "--socket", daemon, "--store", store).code == 2
