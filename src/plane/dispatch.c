@@ -14,7 +14,7 @@ static void desk_push(struct plane *plane, uint32_t worker, enum message_kind ki
 {
 	struct worker *w = &plane->workers[worker];
 
-	/* At most one TASK and one CANCEL a slot, and the ring holds two for each. */
+	/* The ring has room for all messages of all tasks. */
 	ssv_assert(ring_push(&w->inbox, message_pack(kind, task, w->tasks[task].generation)));
 	plane->desks[worker].pushed = 1;
 }

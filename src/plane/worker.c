@@ -41,7 +41,9 @@ static int pool_create(struct arena *arena, struct slots *slots, uint64_t slot_b
 static int worker_carve_tables(struct plane *plane, struct worker *worker)
 {
 	const struct plane_config *config = &plane->config;
-	const uint32_t ring = power_of_two(2 * plane->tasks_count);
+	/* A slot may have three messages unread: a CANCEL that came too late for its last task, the
+	 * next TASK and its CANCEL; back come at most CAPTURED and DONE. */
+	const uint32_t ring = power_of_two(3 * plane->tasks_count);
 	const uint64_t scratch = codec_scratch_bytes(config->channels_max);
 	struct arena *arena = &plane->arena;
 	uint64_t *inbox = arena_carve(arena, ring * sizeof(uint64_t), CACHE_LINE_BYTES);
@@ -292,7 +294,7 @@ void worker_report(struct worker *worker, uint32_t task, enum message_kind kind)
 {
 	uint64_t message = message_pack(kind, task, worker->tasks[task].generation);
 
-	/* Two messages a task, and the ring holds two for each. */
+	/* The ring has room for all messages of all tasks. */
 	ssv_assert(ring_push(&worker->outbox, message));
 	worker->reported = 1;
 }

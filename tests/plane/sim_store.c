@@ -8,17 +8,6 @@
 #include "base/clock.h"
 #include "layouts.h"
 
-enum sim_fault {
-	SIM_FINE = 0,
-	SIM_STALL,    /* nothing until the deadline */
-	SIM_ERROR,    /* fails at once, or in the middle */
-	SIM_TRUNCATE, /* a shorter value */
-	SIM_FLIP,     /* a bit is wrong */
-	SIM_LONGER,   /* says that it is longer */
-	SIM_MISS,     /* is there, but not found */
-	SIM_FAULTS
-};
-
 struct sim_op {
 	struct store_op *op;
 	enum sim_fault fault;
@@ -82,7 +71,9 @@ static void sim_begin(struct sim_store *sim, struct store_op *op, uint64_t now_n
 	if (next_random(&world->random) % 1000 < world->faults_per_mille)
 		sim_op->fault =
 		    (enum sim_fault)(1 + next_random(&world->random) % (SIM_FAULTS - 1));
-	sim_op->end_ns = now_ns + next_random(&world->random) % (2 * NS_PER_MS);
+	if (world->forced[op->kind])
+		sim_op->fault = (enum sim_fault)world->forced[op->kind];
+	sim_op->end_ns = now_ns + world->slow_ns + next_random(&world->random) % (2 * NS_PER_MS);
 	if (next_random(&world->random) % 16 == 0)
 		sim_op->end_ns += next_random(&world->random) % (20 * NS_PER_MS);
 	if (!value || op->kind != STORE_OP_GET)

@@ -11,6 +11,17 @@
 #define SIM_VALUES_MAX 64u
 #define SIM_OPS_MAX    512u
 
+enum sim_fault {
+	SIM_FINE = 0,
+	SIM_STALL,    /* nothing until the deadline */
+	SIM_ERROR,    /* fails at its end */
+	SIM_TRUNCATE, /* a shorter value */
+	SIM_FLIP,     /* a bit is wrong */
+	SIM_LONGER,   /* says that it is longer */
+	SIM_MISS,     /* is there, but not found */
+	SIM_FAULTS
+};
+
 struct sim_value {
 	struct ssv_key key;
 	uint8_t *data; /* NULL: not stored */
@@ -21,6 +32,8 @@ struct sim_value {
 struct sim_world {
 	uint64_t random;
 	uint32_t faults_per_mille; /* of operations */
+	uint8_t forced[8];         /* by operation kind: enum sim_fault of every one */
+	uint64_t slow_ns;          /* added to every operation */
 	uint32_t damaged;          /* GETs that got wrong bytes or lengths */
 	uint32_t deleted;
 	struct sim_value values[SIM_VALUES_MAX];
