@@ -13,6 +13,8 @@ struct sim_op {
 	enum sim_fault fault;
 	uint64_t begin_ns, end_ns;
 	uint64_t bytes, flip; /* GET: of the value as told; the place that is wrong */
+	uint8_t *data;        /* GET: the value as it was at the beginning; NULL: a miss */
+	uint64_t data_bytes;
 };
 
 struct sim_store {
@@ -58,7 +60,11 @@ void sim_world_clear(struct sim_world *world)
 
 static void sim_close(struct store *store)
 {
-	free(store);
+	struct sim_store *sim = sim_of(store);
+
+	for (uint32_t i = 0; i < sim->ops_count; i++)
+		free(sim->ops[i].data);
+	free(sim);
 }
 
 static void sim_begin(struct sim_store *sim, struct store_op *op, uint64_t now_ns)
@@ -78,7 +84,11 @@ static void sim_begin(struct sim_store *sim, struct store_op *op, uint64_t now_n
 		sim_op->end_ns += next_random(&world->random) % (20 * NS_PER_MS);
 	if (!value || op->kind != STORE_OP_GET)
 		return;
-	sim_op->bytes = value->bytes;
+	sim_op->data = malloc(value->bytes);
+	if (!sim_op->data)
+		return;
+	memcpy(sim_op->data, value->data, value->bytes);
+	sim_op->bytes = sim_op->data_bytes = value->bytes;
 	sim_op->flip = UINT64_MAX;
 	if (sim_op->fault == SIM_TRUNCATE)
 		sim_op->bytes = next_random(&world->random) % value->bytes;
@@ -103,13 +113,12 @@ static uint32_t sim_submit(struct store *store, struct store_op *const *ops, uin
 }
 
 /* Bytes arrive evenly between begin and end; those that did never change again. */
-static void sim_receive(struct sim_store *sim, struct sim_op *sim_op, uint64_t now_ns)
+static void sim_receive(struct sim_op *sim_op, uint64_t now_ns)
 {
-	struct sim_value *value = find(sim->world, &sim_op->op->key, 0);
 	struct store_op *op = sim_op->op;
 	uint64_t span = sim_op->end_ns - sim_op->begin_ns + 1, upto;
 
-	if (!value || sim_op->fault == SIM_STALL || sim_op->fault == SIM_MISS)
+	if (!sim_op->data || sim_op->fault == SIM_STALL || sim_op->fault == SIM_MISS)
 		return;
 	op->value_bytes = sim_op->bytes;
 	if (sim_op->bytes > op->capacity)
@@ -117,7 +126,7 @@ static void sim_receive(struct sim_store *sim, struct sim_op *sim_op, uint64_t n
 	upto = now_ns >= sim_op->end_ns ? sim_op->bytes
 					: sim_op->bytes * (now_ns - sim_op->begin_ns) / span;
 	for (uint64_t i = op->received; i < upto; i++) {
-		op->data[i] = i < value->bytes ? value->data[i] : 0x5a;
+		op->data[i] = i < sim_op->data_bytes ? sim_op->data[i] : 0x5a;
 		if (sim_op->flip / 8 == i)
 			op->data[i] ^= (uint8_t)(1u << sim_op->flip % 8);
 	}
@@ -125,15 +134,13 @@ static void sim_receive(struct sim_store *sim, struct sim_op *sim_op, uint64_t n
 		op->received = upto;
 }
 
-static int sim_get_status(struct sim_store *sim, const struct sim_op *sim_op)
+static int sim_get_status(const struct sim_op *sim_op)
 {
 	const struct store_op *op = sim_op->op;
 
-	if (sim_op->fault == SIM_MISS || !find(sim->world, &op->key, 0))
+	if (sim_op->fault == SIM_MISS || !sim_op->data)
 		return -ENOENT;
-	if (op->value_bytes > op->capacity)
-		return -EMSGSIZE;
-	return op->received == op->value_bytes ? 0 : -EIO; /* deleted meanwhile */
+	return op->value_bytes > op->capacity ? -EMSGSIZE : 0;
 }
 
 static int sim_put(struct sim_world *world, const struct store_op *op)
@@ -159,7 +166,7 @@ static int sim_end(struct sim_store *sim, const struct sim_op *sim_op)
 		return next_random(&sim->world->random) % 2 ? -ENOTCONN : -EPROTO;
 	switch (sim_op->op->kind) {
 	case STORE_OP_GET:
-		return sim_get_status(sim, sim_op);
+		return sim_get_status(sim_op);
 	case STORE_OP_PUT:
 		return sim_put(sim->world, sim_op->op);
 	case STORE_OP_EXISTS:
@@ -185,7 +192,7 @@ static uint32_t sim_poll(struct store *store, struct store_op **done, uint32_t m
 		int late = sim_op->op->deadline_ns <= now_ns;
 
 		if (sim_op->op->kind == STORE_OP_GET)
-			sim_receive(sim, sim_op, now_ns);
+			sim_receive(sim_op, now_ns);
 		/* A late or cancelled operation is handed back soon, not at once. */
 		if (late && next_random(&sim->world->random) % 4 == 0) {
 			sim_op->op->status = -ETIMEDOUT;
@@ -196,6 +203,7 @@ static uint32_t sim_poll(struct store *store, struct store_op **done, uint32_t m
 			continue;
 		}
 		done[n++] = sim_op->op;
+		free(sim_op->data);
 		*sim_op = sim->ops[--sim->ops_count];
 	}
 	return n;

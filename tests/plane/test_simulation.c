@@ -469,6 +469,9 @@ static void run_seed(uint64_t seed, struct sim *totals)
 		step(&sim);
 	}
 	check_pools(&sim);
+	/* In a world without faults no chunk is refused. */
+	if (sim.world.faults_per_mille == 0)
+		assert_true(rig_stat(&sim.rig, "counters.fetch_faults") == 0);
 	for (uint32_t i = 0; i < ENGINES; i++)
 		engine_check(&sim.engines[i]);
 	totals->completed += sim.completed;
