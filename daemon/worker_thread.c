@@ -22,6 +22,7 @@ struct worker_thread {
 	struct worker_threads *all;
 	pthread_t thread;
 	uint32_t index;
+	int wake; /* the worker's eventfd, lent by the plane */
 	int started;
 };
 
@@ -119,6 +120,11 @@ int worker_threads_start(struct plane *plane, const struct config *config,
 	all->spin_ns = config->spin_us * NS_PER_US;
 	all->count = config->workers;
 	for (uint32_t i = 0; i < all->count && !err; i++) {
+		struct pollfd first = {.fd = -1};
+
+		/* Asked before the thread runs: from then on this is the worker's to call. */
+		(void)plane_worker_pollfds(plane, i, &first, 1);
+		all->threads[i].wake = first.fd;
 		all->threads[i].all = all;
 		all->threads[i].index = i;
 		err = thread_start(&all->threads[i], config, error);
@@ -131,19 +137,10 @@ int worker_threads_start(struct plane *plane, const struct config *config,
 	return 0;
 }
 
-/* The first descriptor of a worker is its eventfd. */
-static void worker_wake(struct worker_threads *all, uint32_t index)
-{
-	struct pollfd fds[POLLFDS_MAX];
-	uint64_t one = 1;
-
-	if (plane_worker_pollfds(all->plane, index, fds, POLLFDS_MAX))
-		(void)!write(fds[0].fd, &one, sizeof(one));
-}
-
 int worker_threads_stop(struct worker_threads *all, uint32_t timeout_ms)
 {
 	struct timespec deadline;
+	uint64_t one = 1;
 	int hanging = 0;
 
 	if (!all)
@@ -154,7 +151,7 @@ int worker_threads_stop(struct worker_threads *all, uint32_t timeout_ms)
 	for (uint32_t i = 0; i < all->count; i++) {
 		if (!all->threads[i].started)
 			continue;
-		worker_wake(all, i);
+		(void)!write(all->threads[i].wake, &one, sizeof(one));
 		if (pthread_timedjoin_np(all->threads[i].thread, NULL, &deadline))
 			hanging = 1;
 	}

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from daemon_rig import (
     PROGRAM,
+    SANITIZED,
     SOON_S,
     Daemon,
     Engine,
@@ -343,6 +344,7 @@ def test_silent_connections_do_not_lock_others_out(start: Start) -> None:
         client.close()
 
 
+@pytest.mark.skipif(SANITIZED, reason="a sanitizer keeps memory of its own")
 def test_memory_does_not_grow(start: Start) -> None:
     daemon = start()
     engine = Engine(daemon)
