@@ -77,7 +77,7 @@ def default_store() -> str:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     free = int(shutil.disk_usage(folder).free * STORE_SHARE)
     limit = max(STORE_BYTES_MIN, min(STORE_BYTES_MAX, free))
-    return f"file:{folder}/store?bytes={limit}"
+    return f"file:{folder}/chunks?bytes={limit}"
 
 
 def find_daemon(named: str = "") -> str:

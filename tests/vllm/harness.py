@@ -108,10 +108,10 @@ class Daemon:
 class Engine:
     """An in-process vLLM. extra: kv_connector_extra_config; None: no connector at all."""
 
-    def __init__(self, extra=None, model=MODEL, **settings):
+    def __init__(self, extra=None, model=MODEL, cores=ENGINE_CORES, **settings):
         from vllm import LLM
 
-        os.sched_setaffinity(0, ENGINE_CORES)
+        os.sched_setaffinity(0, cores)
         transfer = {}
         if extra is not None:
             transfer["kv_transfer_config"] = {
@@ -140,6 +140,15 @@ class Engine:
         self._names = 0
         self.outputs = {}
         self.counts = count_everything()
+        if extra and os.path.exists(extra.get("socket", "")):
+            wait_until(self.connected, "a session with the daemon")
+
+    def connected(self):
+        """Whether both sides have a session; a worker in another process is taken on trust."""
+        sides = [self.connector._scheduler]
+        if self.core.vllm_config.parallel_config.tensor_parallel_size == 1:
+            sides.append(worker_of(self))
+        return all(side is None or side._link.session is not None for side in sides)
 
     # ---- requests ----
 

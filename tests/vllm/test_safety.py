@@ -8,7 +8,7 @@ Reference texts come from computing the same prompt alone, without a hit.
 import time
 
 import pytest
-from harness import Daemon, Engine, Spy, chunks_end, prompt, wait_until, worker_of
+from harness import Daemon, Engine, Spy, chunks_end, prompt, wait_until
 
 TOKENS = prompt(1, 4000)
 DEADLINE_MS = 400
@@ -47,19 +47,10 @@ def spy(engine, computed, daemon):
     engine.assert_nothing_leaked()
 
 
-def connected(engine):
-    """Step until both sides have a session with the daemon."""
-
-    def both():
-        return engine.connector._scheduler._link.session and worker_of(engine)._link.session
-
-    wait_until(both, "a new session", 40.0)
-
-
 def assert_hits(engine):
     """The store serves this engine."""
     engine.forget()
-    connected(engine)
+    wait_until(engine.connected, "a new session", 40.0)
 
     def hit():
         engine.forget()

@@ -34,7 +34,8 @@ PINNED_SHARE = 0.02
 RECENT_S = 5.0  # a captured chunk may not be in the store yet, and is not stored again
 RECENT_MAX = 65536
 OFFERS_MAX = 4096
-OFFER_TRIES = 3
+OFFER_TRIES = 8  # of a chunk that an overloaded daemon dropped
+OFFER_DELAY_S = 0.01  # before the second try; twice as long before each further one
 KEEP_STEPPING_S = 10.0  # pins older than this do not keep an idle engine stepping
 SALTS_MAX = 1024
 IDLE_POLL_MS = 1
@@ -74,6 +75,7 @@ class _Offer:
     blocks: list[int]
     hashes: list[Any]
     tries: int = 0
+    not_before: float = 0.0
 
 
 @dataclass
@@ -390,8 +392,9 @@ class Scheduler:
             int(self._pool.num_gpu_blocks * PINNED_SHARE),
         )
         waiting: deque[_Offer] = deque()
+        now = time.monotonic()
         for offer in self._offers:
-            fits = self._store_blocks + len(offer.blocks) <= budget
+            fits = now >= offer.not_before and self._store_blocks + len(offer.blocks) <= budget
             intact = all(
                 self._pool.blocks[number].block_hash == old
                 for number, old in zip(offer.blocks, offer.hashes, strict=True)
@@ -453,6 +456,7 @@ class Scheduler:
         held.ranks -= ranks
         if dropped:
             held.offer.tries += 1
+            held.offer.not_before = now + OFFER_DELAY_S * 2**held.offer.tries
             held.tokens = -1
         if held.ranks > 0:
             return
