@@ -182,7 +182,7 @@ static int take_number(struct redis_store *redis, struct lane *lane, const struc
 	if (request->kind == STORE_OP_DELETE)
 		return answer(redis, lane, 0);
 	if ((uint64_t)item->number > redis->value_bytes_max)
-		return -EPROTO;
+		return answer(redis, lane, -EPROTO);
 	if (item->number == 0)
 		return answer(redis, lane, -ENOENT);
 	if (request->op)

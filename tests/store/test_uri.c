@@ -216,7 +216,40 @@ static void distance_counts_edits(void **state)
 	assert_int_equal(uri_distance("", "abc"), 3);
 }
 
-int main(void)
+static const char *document_path;
+
+/* docs/stores.md names every scheme and option of this build. */
+static void document_is_complete(void **state)
+{
+	const struct store_ops *const *ops;
+	static char text[65536];
+	char word[80];
+	FILE *file;
+	uint32_t i;
+
+	(void)state;
+	if (!document_path)
+		skip();
+	file = fopen(document_path, "r");
+	assert_non_null(file);
+	text[fread(text, 1, sizeof(text) - 1, file)] = '\0';
+	(void)fclose(file);
+	for (ops = store_backends(); *ops; ops++) {
+		(void)snprintf(word, sizeof(word), "%s%s", (*ops)->scheme,
+			       (*ops)->caps & STORE_CAP_WRAPPER ? "+" : ":");
+		if (!strstr(text, word))
+			fail_msg("%s is not in %s", word, document_path);
+		for (i = 0; i < (*ops)->options_count; i++) {
+			(void)snprintf(word, sizeof(word), "`%s`", (*ops)->options[i].name);
+			if (!strstr(text, word))
+				fail_msg("option %s of %s is not in %s", word, (*ops)->scheme,
+					 document_path);
+			assert_non_null((*ops)->options[i].help);
+		}
+	}
+}
+
+int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(parts_are_found),
@@ -226,7 +259,9 @@ int main(void)
 	    cmocka_unit_test(passwords_are_hidden),
 	    cmocka_unit_test(no_error_tells_a_password),
 	    cmocka_unit_test(distance_counts_edits),
+	    cmocka_unit_test(document_is_complete),
 	};
 
+	document_path = argc > 1 ? argv[1] : NULL;
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
