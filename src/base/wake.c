@@ -20,6 +20,7 @@ int wake_init(struct wake *wake)
 		return -errno;
 	atomic_init(&wake->state, WAKE_AWAKE);
 	wake->asleep = 0;
+	wake->owed = 0;
 	return 0;
 }
 
@@ -44,16 +45,15 @@ void wake_signal(struct wake *wake)
 
 void wake_begin(struct wake *wake)
 {
+	uint32_t before = wake_exchange(wake, WAKE_AWAKE);
 	uint64_t count;
-	ssize_t n;
 
-	wake_exchange(wake, WAKE_AWAKE);
-	if (!wake->asleep)
-		return;
+	/* Written only if this side was asleep; perhaps a moment after the word changed. */
+	if (wake->asleep && before == WAKE_SIGNALLED)
+		wake->owed++;
 	wake->asleep = 0;
-	/* Fails with EAGAIN when a timeout or another descriptor ended the sleep. */
-	n = read(wake->fd, &count, sizeof(count));
-	(void)n;
+	if (wake->owed && read(wake->fd, &count, sizeof(count)) == sizeof(count))
+		wake->owed -= u64_min(count, wake->owed);
 }
 
 int wake_may_sleep(struct wake *wake)

@@ -27,6 +27,7 @@ struct wake {
 	_Alignas(CACHE_LINE_BYTES) _Atomic uint32_t state;
 	int fd;         /* eventfd; readable after a signal to a sleeper */
 	uint8_t asleep; /* the sleeper's own note that it said so */
+	uint64_t owed;  /* signals whose writes to fd were not yet seen */
 };
 
 /* Errors: as eventfd(2). */
