@@ -3,18 +3,16 @@
  * bench_codec.c - `shadowserve bench codec`: ratio, error and speed of each tier and back end, on
  * this machine and on one core.
  *
- * The KV is made up (seeded): keys with offsets and unequal spreads by channel, values with unequal
- * tokens. Ratios of a model's own KV are what `inspect` and `verify` show.
+ * The KV is made up (made_up.h). Ratios of a model's own KV are what `inspect` and `verify` show.
  */
 #include <errno.h>
 #include <math.h>
 #include <string.h>
 
-#include "base/bytes.h"
 #include "base/clock.h"
 #include "chunk_io.h"
 #include "cli.h"
-#include "codec/float.h"
+#include "made_up.h"
 
 static const char *option_tier, *option_codec, *option_dtype = "bf16";
 static uint64_t option_layers = 4, option_heads = 8, option_dim = 128, option_tokens = 256;
@@ -50,72 +48,14 @@ struct result {
 	int exact;
 };
 
-static double uniform(uint64_t *seed)
-{
-	*seed ^= *seed << 13;
-	*seed ^= *seed >> 7;
-	*seed ^= *seed << 17;
-	return (double)(*seed >> 11) * 0x1p-53;
-}
-
-/* About normal: twelve uniforms. */
-static double normal(uint64_t *seed)
-{
-	double sum = -6;
-
-	for (int i = 0; i < 12; i++)
-		sum += uniform(seed);
-	return sum;
-}
-
-static void store_element(uint8_t dtype, uint8_t *out, float value)
-{
-	switch (dtype) {
-	case SSV_DTYPE_BF16:
-		store_le16(out, bf16_from_f32(value));
-		break;
-	case SSV_DTYPE_FP16:
-		store_le16(out, fp16_from_f32(value));
-		break;
-	case SSV_DTYPE_FP32:
-		store_le32(out, f32_bits(value));
-		break;
-	case SSV_DTYPE_E4M3:
-		*out = e4m3_from_f32(value);
-		break;
-	default:
-		*out = e5m2_from_f32(value);
-		break;
-	}
-}
-
 static void make_elements(struct bench *b)
 {
-	uint64_t seed = option_seed * 2 + 1, channels = option_heads * option_dim;
-	uint32_t element = dtype_bytes(b->shape.dtype);
 	uint8_t *out = b->elements;
-	float *mean = cli_alloc(channels * sizeof(*mean)),
-	      *spread = cli_alloc(channels * sizeof(*spread));
 
-	for (uint64_t tensor = 0; tensor < 2 * option_layers; tensor++) {
-		int is_key = tensor % 2 == 0;
-
-		for (uint64_t c = 0; c < channels; c++) {
-			spread[c] = (float)exp(0.3 * normal(&seed));
-			mean[c] = is_key ? (float)(0.6 * normal(&seed)) : 0;
-			if (is_key && c % 43 == 7)
-				mean[c] *= 10; /* an outlier channel */
-		}
-		for (uint64_t t = 0; t < option_tokens; t++) {
-			float gain = is_key ? 1 : (float)exp(0.35 * normal(&seed));
-
-			for (uint64_t c = 0; c < channels; c++, out += element)
-				store_element(b->shape.dtype, out,
-					      mean[c] + spread[c] * gain * (float)normal(&seed));
-		}
+	for (uint32_t t = 0; t < shape_tensors(&b->shape); t++) {
+		made_up_tensor(&b->shape, t, option_seed, out);
+		out += shape_tensor_bytes(&b->shape, t % b->shape.parts_count);
 	}
-	free(mean);
-	free(spread);
 }
 
 static int encode_once(struct bench *b, uint8_t tier, uint8_t codec)

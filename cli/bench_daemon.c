@@ -1,20 +1,25 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * bench_daemon.c - `bench fetch --daemon`: the whole way of a fetch, into this process's memory.
+ * bench_daemon.c - `bench fetch` through a daemon: the whole way, into this process's memory.
  *
- * The store is read directly first, only to learn which chunks there are and what they hold; what
- * is timed goes through the daemon. Chunks of another shape or model than the first are passed
- * over.
+ * With a store's URI that store is read directly first, only to learn which chunks there are; those
+ * of another shape or model than the first are passed over. Without, made-up chunks are stored by
+ * the daemon first, under keys that are the same in every run, so that runs do not pile up.
  */
-#include "bench_fetch.h"
-
 #include <errno.h>
 #include <string.h>
 
 #include "base/clock.h"
+#include "bench_fetch.h"
 #include "chunk_io.h"
 #include "cli.h"
 #include "fetch_io.h"
+#include "made_up.h"
+
+#define MADE_UP_CHUNKS 16u
+#define MADE_UP_LAYERS 8u
+#define MADE_UP_HEADS  8u
+#define MADE_UP_DIM    128u
 
 struct target {
 	struct ssv_key key;
@@ -22,68 +27,190 @@ struct target {
 };
 
 struct daemon_bench {
+	const struct daemon_options *options;
 	struct fetch_io fetch;
 	struct target *targets;
-	uint64_t targets_count, passed_over, next;
+	uint64_t targets_count, fetches_count, passed_over, next;
 	uint64_t *start_ns; /* [lanes] */
-	uint64_t deadline_ms;
 };
 
-/* Fill targets from the store; the first whole chunk decides shape and model. */
-static int find_targets(struct daemon_bench *b, struct store_io *store, uint64_t chunks_max,
-			struct container_header *ret_first)
+static void lane_blocks(uint32_t lane, uint32_t blocks[FETCH_CHUNK_BLOCKS])
 {
+	for (uint32_t i = 0; i < FETCH_CHUNK_BLOCKS; i++)
+		blocks[i] = lane * FETCH_CHUNK_BLOCKS + i;
+}
+
+static int open_region(struct daemon_bench *b, const struct chunk_shape *shape,
+		       const uint8_t model[8])
+{
+	return fetch_io_open(&b->fetch, "bench fetch", b->options->socket, shape, model,
+			     b->options->lanes * FETCH_CHUNK_BLOCKS);
+}
+
+/* ---- what a store holds --------------------------------------------------------------------- */
+
+static void add_target(struct daemon_bench *b, struct store_io *store, const struct ssv_key *key,
+		       struct container_header *first)
+{
+	struct container container;
+	enum container_fault fault;
+
+	if (store_io_get(store, key) ||
+	    chunk_io_open(&container, store->value, store->value_bytes, key, &fault) ||
+	    container.header.shape.tokens != SSV_CHUNK_TOKENS ||
+	    (b->targets_count && (!shape_equal(&container.header.shape, &first->shape) ||
+				  memcmp(container.header.model, first->model, 8)))) {
+		b->passed_over++;
+		return;
+	}
+	if (!b->targets_count)
+		*first = container.header;
+	b->targets[b->targets_count++] =
+	    (struct target){.key = *key, .position = container.header.first_token};
+}
+
+static int use_store(struct daemon_bench *b, struct store_io *store)
+{
+	struct container_header first;
 	struct ssv_key *keys = NULL;
 	uint64_t count = 0;
 	int err = store_io_list(store, &keys, &count);
 
 	if (err)
-		return err;
+		return cli_fail(EXIT_UNREACHABLE, "bench fetch: listing the store: %s",
+				strerror(-err));
 	b->targets = cli_alloc(count * sizeof(*b->targets));
-	for (uint64_t i = 0; i < count && b->targets_count < chunks_max; i++) {
-		struct container container;
-		enum container_fault fault;
-
-		if (store_io_get(store, &keys[i]) ||
-		    chunk_io_open(&container, store->value, store->value_bytes, &keys[i], &fault) ||
-		    container.header.shape.tokens != SSV_CHUNK_TOKENS ||
-		    (b->targets_count &&
-		     (!shape_equal(&container.header.shape, &ret_first->shape) ||
-		      memcmp(container.header.model, ret_first->model, 8)))) {
-			b->passed_over++;
-			continue;
-		}
-		if (!b->targets_count)
-			*ret_first = container.header;
-		b->targets[b->targets_count++] =
-		    (struct target){.key = keys[i], .position = container.header.first_token};
-	}
+	for (uint64_t i = 0; i < count && b->targets_count < b->options->count; i++)
+		add_target(b, store, &keys[i], &first);
 	free(keys);
-	return 0;
+	b->fetches_count = b->targets_count;
+	if (!b->targets_count)
+		return cli_fail(EXIT_FOUND_BAD, "bench fetch: the store holds no whole chunk");
+	return open_region(b, &first.shape, first.model);
 }
+
+/* ---- made-up chunks ------------------------------------------------------------------------- */
+
+static void fill_blocks(const struct fetch_io *fetch, const uint32_t *blocks, uint64_t seed)
+{
+	const struct chunk_shape *shape = &fetch->shape;
+	uint8_t *elements = cli_alloc(shape_tensor_bytes(shape, 0));
+	uint64_t block_bytes = shape_tensor_bytes(shape, 0) / FETCH_CHUNK_BLOCKS;
+
+	for (uint32_t tensor = 0; tensor < shape_tensors(shape); tensor++) {
+		made_up_tensor(shape, tensor, seed, elements);
+		for (uint32_t i = 0; i < FETCH_CHUNK_BLOCKS; i++)
+			memcpy(fetch_io_token(fetch, tensor, blocks[i], 0),
+			       elements + i * block_bytes, block_bytes);
+	}
+	free(elements);
+}
+
+/* The one completion to come; 0 or its status. */
+static int wait_one(struct daemon_bench *b)
+{
+	struct ssv_completion done;
+	int err = ssv_poll(b->fetch.ssv, &done, 1, (int)b->options->timeout_ms + 1000);
+
+	return err == 1 ? done.status : err ? err : -ETIMEDOUT;
+}
+
+static int store_chunk(struct daemon_bench *b, uint32_t index)
+{
+	uint32_t blocks[FETCH_CHUNK_BLOCKS];
+	int err;
+
+	lane_blocks(0, blocks);
+	fill_blocks(&b->fetch, blocks, index);
+	err = fetch_io_store(&b->fetch, &b->targets[index].key, b->targets[index].position, blocks,
+			     0, b->options->tier, b->options->codec);
+	if (!err)
+		err = wait_one(b);
+	/* One at a time: nothing is dropped for overload, and the next may reuse the blocks. */
+	if (!err)
+		err = fetch_io_flush(&b->fetch, 0, b->options->timeout_ms);
+	return err ? err : wait_one(b);
+}
+
+static void make_keys(struct daemon_bench *b, const struct chunk_shape *shape)
+{
+	char name[64];
+	struct ssv_key_root root = {.struct_size = sizeof(root),
+				    .dtype = shape->dtype,
+				    .parts_count = shape->parts_count,
+				    .layers_count = shape->layers_count,
+				    .layers_total = shape->layers_total,
+				    .ranks_count = 1,
+				    .name_space = name};
+	uint32_t tokens[SSV_CHUNK_TOKENS] = {0};
+	struct ssv_key key;
+
+	snprintf(name, sizeof(name), "bench fetch %u %u", b->options->tier, b->options->codec);
+	if (ssv_key_make_root(&root, &key))
+		abort(); /* nothing of it comes from outside */
+	for (uint32_t i = 0; i < MADE_UP_CHUNKS; i++) {
+		tokens[0] = i;
+		(void)ssv_key_chain(&key, SSV_CHUNK_TOKENS, tokens, SSV_CHUNK_TOKENS, NULL, &key,
+				    1);
+		b->targets[i] = (struct target){.key = key, .position = i * SSV_CHUNK_TOKENS};
+	}
+}
+
+static int use_made_up(struct daemon_bench *b)
+{
+	struct chunk_shape shape = {.dtype = SSV_DTYPE_BF16,
+				    .parts_count = 2,
+				    .tokens = SSV_CHUNK_TOKENS,
+				    .layers_count = MADE_UP_LAYERS,
+				    .layers_total = MADE_UP_LAYERS,
+				    .ranks_count = 1};
+	const uint8_t model[8] = {'b', 'e', 'n', 'c', 'h'};
+	int err;
+
+	for (uint32_t p = 0; p < 2; p++)
+		shape.parts[p] = (struct chunk_part){.role = p ? SSV_ROLE_V : SSV_ROLE_K,
+						     .heads = MADE_UP_HEADS,
+						     .dim = MADE_UP_DIM};
+	b->targets = cli_alloc(MADE_UP_CHUNKS * sizeof(*b->targets));
+	b->targets_count = MADE_UP_CHUNKS;
+	b->fetches_count = b->options->count;
+	make_keys(b, &shape);
+	err = open_region(b, &shape, model);
+	if (err)
+		return err;
+	for (uint32_t i = 0; i < MADE_UP_CHUNKS && !err; i++) {
+		cli_progress("storing", i, MADE_UP_CHUNKS);
+		err = store_chunk(b, i);
+	}
+	cli_progress("storing", MADE_UP_CHUNKS, MADE_UP_CHUNKS);
+	return err ? cli_fail(EXIT_UNREACHABLE, "bench fetch: storing made-up chunks: %s",
+			      strerror(-err))
+		   : 0;
+}
+
+/* ---- fetching ------------------------------------------------------------------------------- */
 
 static int submit_next(struct daemon_bench *b, uint32_t lane)
 {
-	const struct target *target = &b->targets[b->next++];
+	const struct target *target = &b->targets[b->next++ % b->targets_count];
 	uint32_t blocks[FETCH_CHUNK_BLOCKS];
 
-	for (uint32_t i = 0; i < FETCH_CHUNK_BLOCKS; i++)
-		blocks[i] = lane * FETCH_CHUNK_BLOCKS + i;
+	lane_blocks(lane, blocks);
 	b->start_ns[lane] = clock_now_ns();
 	return fetch_io_submit(&b->fetch, &target->key, target->position, blocks, lane,
-			       (uint32_t)b->deadline_ms);
+			       b->options->timeout_ms);
 }
 
-static int fetch_all(struct daemon_bench *b, uint64_t lanes, struct fetch_result *r)
+static int fetch_all(struct daemon_bench *b, struct fetch_result *r)
 {
 	int err = 0;
 
-	for (uint32_t lane = 0; lane < lanes && b->next < b->targets_count && !err; lane++)
-		err = submit_next(b, lane);
-	while (r->chunks < b->targets_count && !err) {
+	for (uint32_t l = 0; l < b->options->lanes && b->next < b->fetches_count && !err; l++)
+		err = submit_next(b, l);
+	while (r->chunks < b->fetches_count && !err) {
 		struct ssv_completion done;
 
-		err = ssv_poll(b->fetch.ssv, &done, 1, (int)b->deadline_ms + 1000);
+		err = ssv_poll(b->fetch.ssv, &done, 1, (int)b->options->timeout_ms + 1000);
 		if (err != 1)
 			return err ? err : -ETIMEDOUT;
 		err = 0;
@@ -94,45 +221,34 @@ static int fetch_all(struct daemon_bench *b, uint64_t lanes, struct fetch_result
 		r->damaged += done.status == -EBADMSG;
 		if (done.status && done.status != -ENOENT && done.status != -EBADMSG)
 			err = done.status;
-		else if (b->next < b->targets_count)
+		else if (b->next < b->fetches_count)
 			err = submit_next(b, (uint32_t)done.user_data);
 	}
 	return err;
 }
 
-int bench_daemon(struct store_io *store, const char *socket, uint64_t chunks_max, uint64_t lanes,
-		 uint64_t timeout_ms, struct fetch_result *ret_result)
+int bench_daemon(const struct daemon_options *options, struct store_io *store,
+		 struct fetch_result *ret_result)
 {
-	struct daemon_bench b = {.deadline_ms = timeout_ms};
-	struct container_header first;
-	int err = find_targets(&b, store, chunks_max, &first);
+	struct daemon_bench b = {.options = options};
+	int err = store ? use_store(&b, store) : use_made_up(&b);
 	uint64_t begin_ns;
 
-	if (err) {
-		err = cli_fail(EXIT_UNREACHABLE, "bench fetch: the store answers: %s",
-			       strerror(-err));
-		goto free_targets;
-	}
-	if (!b.targets_count) {
-		err = cli_fail(EXIT_FOUND_BAD, "bench fetch: the store holds no whole chunk");
-		goto free_targets;
-	}
-	err = fetch_io_open(&b.fetch, "bench fetch", socket, &first.shape, first.model,
-			    (uint32_t)lanes * FETCH_CHUNK_BLOCKS);
 	if (err)
-		goto free_targets;
-	ret_result->latency_ns = cli_alloc(b.targets_count * sizeof(*ret_result->latency_ns));
+		goto close_region;
+	ret_result->latency_ns = cli_alloc(b.fetches_count * sizeof(*ret_result->latency_ns));
 	ret_result->passed_over = b.passed_over;
-	b.start_ns = cli_alloc(lanes * sizeof(*b.start_ns));
+	b.start_ns = cli_alloc(options->lanes * sizeof(*b.start_ns));
 	begin_ns = clock_now_ns();
-	err = fetch_all(&b, lanes, ret_result);
+	err = fetch_all(&b, ret_result);
 	ret_result->elapsed_ns = clock_now_ns() - begin_ns;
 	if (err)
 		err = cli_fail(EXIT_UNREACHABLE, "bench fetch: the daemon answers: %s",
 			       strerror(-err));
+close_region:
+	if (b.fetch.ssv)
+		fetch_io_close(&b.fetch);
 	free(b.start_ns);
-	fetch_io_close(&b.fetch);
-free_targets:
 	free(b.targets);
 	return err;
 }

@@ -18,20 +18,22 @@
 
 #define LANES_MAX 16u
 
-static const char *option_store, *option_socket;
+static const char *option_store, *option_socket, *option_tier, *option_codec;
 static int option_raw, option_daemon;
-static uint64_t option_chunks = 256, option_lanes = 4, option_timeout = 10000;
+static uint64_t option_count = 256, option_lanes = 4, option_timeout = 10000;
 
 static const struct arg fetch_args[] = {
-    {"store", "URI", "the store (default: $SHADOWSERVE_STORE)", ARG_TEXT, &option_store, 0, 0},
-    {"chunks", "N", "fetch at most this many (default 256)", ARG_NUMBER, &option_chunks, 1,
-     1000000},
-    {"lanes", "N", "GETs in flight, 1..16 (default 4)", ARG_NUMBER, &option_lanes, 1, LANES_MAX},
-    {"daemon", NULL, "through the daemon of that store, into this process", ARG_FLAG,
-     &option_daemon, 0, 0},
-    {"socket", "PATH", "the daemon's socket (default: $SHADOWSERVE_SOCKET, or the usual one)",
-     ARG_TEXT, &option_socket, 0, 0},
+    {"store", "URI", "what to fetch from (default: $SHADOWSERVE_STORE)", ARG_TEXT, &option_store, 0,
+     0},
+    {"count", "N", "chunks to fetch, at most those there are (default 256)", ARG_NUMBER,
+     &option_count, 1, 1000000},
+    {"lanes", "N", "fetches in flight, 1..16 (default 4)", ARG_NUMBER, &option_lanes, 1, LANES_MAX},
     {"raw", NULL, "do not decode", ARG_FLAG, &option_raw, 0, 0},
+    {"daemon", NULL, "through the daemon, into this process; without --store: made-up chunks",
+     ARG_FLAG, &option_daemon, 0, 0},
+    {"socket", "PATH", "through the daemon at this socket", ARG_TEXT, &option_socket, 0, 0},
+    {"tier", "NAME", "of made-up chunks (default: the daemon's)", ARG_TEXT, &option_tier, 0, 0},
+    {"codec", "NAME", "of made-up chunks (default: the daemon's)", ARG_TEXT, &option_codec, 0, 0},
     {"timeout", "MS", "give up on an operation after this long (default 10000)", ARG_NUMBER,
      &option_timeout, 1, 600000},
     ARG_END,
@@ -60,7 +62,7 @@ static int prepare(struct fetch *f)
 
 	if (err)
 		return err;
-	f->keys_count = u64_min(f->keys_count, option_chunks);
+	f->keys_count = u64_min(f->keys_count, option_count);
 	for (uint64_t i = 0; i < f->keys_count; i++) {
 		err = store_io_exists(&f->store, &f->keys[i], &bytes);
 		if (err && err != -ENOENT)
@@ -212,8 +214,11 @@ static int answer(struct fetch_result *r)
 static int bench_direct(struct fetch *f)
 {
 	uint64_t start_ns;
-	int err = prepare(f);
+	int err = store_io_open(&f->store, "bench fetch", option_store, (uint32_t)option_timeout);
 
+	if (err)
+		return err;
+	err = prepare(f);
 	if (!err && !f->keys_count)
 		return cli_fail(EXIT_FOUND_BAD, "bench fetch: the store is empty");
 	start_ns = clock_now_ns();
@@ -225,25 +230,44 @@ static int bench_direct(struct fetch *f)
 		   : 0;
 }
 
+/* With a daemon: a store only when it is named, else made-up chunks. */
+static int bench_through_daemon(struct fetch *f, uint8_t tier, uint8_t codec)
+{
+	const struct daemon_options options = {.socket = option_socket,
+					       .count = option_count,
+					       .lanes = (uint32_t)option_lanes,
+					       .timeout_ms = (uint32_t)option_timeout,
+					       .tier = tier,
+					       .codec = codec};
+	int err = 0;
+
+	if (option_store)
+		err =
+		    store_io_open(&f->store, "bench fetch", option_store, (uint32_t)option_timeout);
+	return err ? err : bench_daemon(&options, option_store ? &f->store : NULL, &f->result);
+}
+
 static int run_fetch(int argc, char **argv)
 {
+	uint8_t tier = option_tier ? tier_parse(option_tier) : 0;
+	uint8_t codec = option_codec ? codec_parse(option_codec) : 0;
 	struct fetch *f;
 	int err;
 
 	(void)argc;
 	(void)argv;
-	if (option_socket && !option_daemon)
-		return cli_fail(EXIT_USAGE, "bench fetch: --socket goes with --daemon");
+	option_daemon |= option_socket != NULL;
+	if ((option_tier && !tier) || (option_codec && !codec))
+		return cli_fail(EXIT_USAGE, "bench fetch: there is no %s \"%s\"",
+				option_tier && !tier ? "tier" : "codec",
+				option_tier && !tier ? option_tier : option_codec);
+	if ((tier || codec) && (!option_daemon || option_store))
+		return cli_fail(EXIT_USAGE,
+				"bench fetch: --tier and --codec are of made-up chunks: "
+				"with a daemon and without --store");
 	f = cli_alloc(sizeof(*f));
-	err = store_io_open(&f->store, "bench fetch", option_store, (uint32_t)option_timeout);
-	if (err) {
-		free(f);
-		return err;
-	}
 	chunk_io_init(&f->chunk);
-	err = option_daemon ? bench_daemon(&f->store, option_socket, option_chunks, option_lanes,
-					   option_timeout, &f->result)
-			    : bench_direct(f);
+	err = option_daemon ? bench_through_daemon(f, tier, codec) : bench_direct(f);
 	if (!err)
 		err = answer(&f->result);
 	/* The store may still write to the lanes until it is closed. */
@@ -263,10 +287,12 @@ const struct command bench_fetch_command = {
     .summary = "how fast chunks come out of a store and are decoded",
     .text = "Fetch and decode the chunks of a store in one thread, as one worker of the daemon\n"
 	    "does, without delivery; say how fast, and whether store or decoding is the limit.\n"
-	    "With --daemon the whole way, through the daemon into memory of this process.\n"
+	    "With --daemon or --socket the whole way, through the daemon into memory of this\n"
+	    "process: what --store holds, or 16 made-up chunks that it stores first.\n"
 	    "Exit 0: done; 1: empty store, or chunks missing or damaged; 3: no store.\n\n"
 	    "  shadowserve bench fetch --store file:/var/cache/kv\n"
 	    "  shadowserve bench fetch --store redis://127.0.0.1:6379 --lanes 8 --raw\n"
+	    "  shadowserve bench fetch --daemon --tier standard --count 1000\n"
 	    "  shadowserve bench fetch --daemon --store file:/var/cache/kv",
     .args = fetch_args,
     .run = run_fetch,

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* bench_fetch.h - the two ways of `bench fetch` and what both report. */
+/* bench_fetch.h - the ways of `bench fetch`, and what all of them report. */
 #ifndef SSV_CLI_BENCH_FETCH_H
 #define SSV_CLI_BENCH_FETCH_H
 
@@ -12,9 +12,17 @@ struct fetch_result {
 	uint64_t *latency_ns; /* [chunks], owned, free() */
 };
 
-/* Through the daemon at socket (NULL: the usual one). Returns 0, or the exit code of an error that
- * was printed. */
-int bench_daemon(struct store_io *store, const char *socket, uint64_t chunks_max, uint64_t lanes,
-		 uint64_t timeout_ms, struct fetch_result *ret_result);
+struct daemon_options {
+	const char *socket; /* NULL: the usual one */
+	uint64_t count;     /* fetches */
+	uint32_t lanes;     /* in flight */
+	uint32_t timeout_ms;
+	uint8_t tier, codec; /* of made-up chunks; 0: the daemon's default */
+};
+
+/* Through a daemon, into memory of this process: what `store` holds, or with NULL made-up chunks
+ * that the daemon stores first. Returns 0, or the exit code of an error that was printed. */
+int bench_daemon(const struct daemon_options *options, struct store_io *store,
+		 struct fetch_result *ret_result);
 
 #endif

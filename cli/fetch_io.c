@@ -144,6 +144,13 @@ void fetch_io_close(struct fetch_io *io)
 	memset(io, 0, sizeof(*io));
 }
 
+static int submit_one(struct fetch_io *io, const struct ssv_request *request)
+{
+	int accepted = ssv_submit(io->ssv, request, 1);
+
+	return accepted == 1 ? 0 : accepted < 0 ? accepted : -EAGAIN;
+}
+
 int fetch_io_submit(struct fetch_io *io, const struct ssv_key *key, uint32_t position,
 		    const uint32_t *blocks, uint64_t user_data, uint32_t deadline_ms)
 {
@@ -156,7 +163,31 @@ int fetch_io_submit(struct fetch_io *io, const struct ssv_key *key, uint32_t pos
 					    .blocks_count = FETCH_CHUNK_BLOCKS,
 					    .position = position,
 					    .deadline_ms = deadline_ms};
-	int accepted = ssv_submit(io->ssv, &request, 1);
 
-	return accepted == 1 ? 0 : accepted < 0 ? accepted : -EAGAIN;
+	return submit_one(io, &request);
+}
+
+int fetch_io_store(struct fetch_io *io, const struct ssv_key *key, uint32_t position,
+		   const uint32_t *blocks, uint64_t user_data, uint8_t tier, uint8_t codec)
+{
+	const struct ssv_request request = {.op = SSV_OP_STORE,
+					    .tier = tier,
+					    .codec = codec,
+					    .region = io->region_id,
+					    .user_data = user_data,
+					    .keys = key,
+					    .blocks = blocks,
+					    .keys_count = 1,
+					    .blocks_count = FETCH_CHUNK_BLOCKS,
+					    .position = position};
+
+	return submit_one(io, &request);
+}
+
+int fetch_io_flush(struct fetch_io *io, uint64_t user_data, uint32_t deadline_ms)
+{
+	const struct ssv_request request = {
+	    .op = SSV_OP_FLUSH, .user_data = user_data, .deadline_ms = deadline_ms};
+
+	return submit_one(io, &request);
 }

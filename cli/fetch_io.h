@@ -33,6 +33,11 @@ void fetch_io_close(struct fetch_io *io);
 int fetch_io_submit(struct fetch_io *io, const struct ssv_key *key, uint32_t position,
 		    const uint32_t *blocks, uint64_t user_data, uint32_t deadline_ms);
 
+/* Store the chunk in these blocks; then wait until the store has taken all of them. */
+int fetch_io_store(struct fetch_io *io, const struct ssv_key *key, uint32_t position,
+		   const uint32_t *blocks, uint64_t user_data, uint8_t tier, uint8_t codec);
+int fetch_io_flush(struct fetch_io *io, uint64_t user_data, uint32_t deadline_ms);
+
 /* A token's elements of one tensor (layer x parts + part) in a block. */
 uint8_t *fetch_io_token(const struct fetch_io *io, uint32_t tensor, uint32_t block, uint32_t token);
 

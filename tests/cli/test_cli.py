@@ -259,7 +259,7 @@ def test_bench_fetch_reads_the_whole_store(cli: Cli, store: str) -> None:
     assert answer.code == 0
     assert answer.json["chunks"] == CHUNKS and answer.json["damaged"] == 0
     assert answer.json["wire_bytes"] == sum(path.stat().st_size for path in values(store))
-    assert cli("bench", "fetch", "--store", store, "--raw", "--chunks", 3).code == 0
+    assert cli("bench", "fetch", "--store", store, "--raw", "--count", 3).code == 0
 
 
 def test_bench_fetch_of_an_empty_store(cli: Cli, tmp_path: Path) -> None:
@@ -382,4 +382,19 @@ def test_bench_fetch_through_the_daemon(cli: Cli, daemon: str, store: str) -> No
     assert stat["counters"]["fetch_hits"] == through.json["chunks"]
     text = cli("bench", "fetch", "--daemon", "--socket", daemon, "--store", store)
     assert "GB/s" in text.out and "passed over" in text.out
-    assert cli("bench", "fetch", "--socket", daemon, "--store", store).code == 2
+
+
+def test_bench_fetch_of_made_up_chunks(cli: Cli, daemon: str, store: str) -> None:
+    args = ["bench", "fetch", "--socket", daemon, "--count", 20, "--json"]
+    ratios = []
+    for tier in ("lossless", "standard"):
+        answer = cli(*args, "--tier", tier)
+        assert answer.code == 0, answer.err
+        assert answer.json["chunks"] == 20 and answer.json["misses"] == 0
+        assert answer.json["kv_bytes"] == 20 * 8 * 2**20
+        ratios.append(answer.json["kv_bytes"] / answer.json["wire_bytes"])
+    assert 1.2 < ratios[0] < 2 < ratios[1]
+    stored = len(values(store))
+    assert cli(*args, "--tier", "standard").code == 0
+    assert len(values(store)) == stored == CHUNKS + 32, "a second run stores nothing more"
+    assert cli("bench", "fetch", "--tier", "high", "--store", store).code == 2
