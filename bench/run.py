@@ -139,10 +139,27 @@ def bench_memory() -> Any:
 
 
 def bench_damage() -> Any:
-    """10,000 chunks, each damaged in its own way: every one must be a miss."""
-    answer = run_json(BUILD / "bench" / "bench_damage", "10000")
-    print(json.dumps(answer))
-    return answer
+    """10,000 chunks, each damaged in its own way: every one must be a miss, read both ways."""
+    folder = OUT / "damage"
+    answers = {}
+    for way in ("direct", "daemon"):
+        uri = f"file:{folder / way}?sync=none"
+        command = [BUILD / "bench" / "damage", "--json", "--chunks", "10000", "--store", uri]
+        daemon = None
+        if way == "daemon":
+            daemon = Daemon(folder, uri, CORES[:1], "lossless")
+            command += ["--socket", daemon.socket]
+        try:
+            answers[way] = run_json(*command)
+        finally:
+            if daemon:
+                daemon.stop()
+            shutil.rmtree(folder / way, ignore_errors=True)
+        print(
+            f"{way:<8}{answers[way]['chunks']} chunks damaged, {answers[way]['misses']} misses, "
+            f"{answers[way]['wrong_bytes']} wrong bytes in {answers[way]['seconds']:.0f} s"
+        )
+    return answers
 
 
 BENCHES: dict[str, Callable[[], Any]] = {
