@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import socket
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -206,6 +209,34 @@ def test_verify_of_a_store_that_is_not_there(cli: Cli, tmp_path: Path) -> None:
     answer = cli("verify", "--store", f"file:{tmp_path}/mistyped")
     assert answer.code == 3 and f"{tmp_path}/mistyped" in answer.err
     assert not (tmp_path / "mistyped").exists(), "looking makes no store"
+
+
+def test_verify_shows_a_bar_on_a_terminal(store: str) -> None:
+    leader, follower = pty.openpty()
+    program = [str(BUILD / "cli" / "shadowserve"), "verify", "--store", store]
+    process = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=follower, text=True)
+    os.close(follower)
+    out, _ = process.communicate(timeout=60)
+    bar = os.read(leader, 65536).decode()
+    os.close(leader)
+    assert process.returncode == 0 and f"{CHUNKS} sound" in out
+    assert f"verifying [{'#' * 30}] {CHUNKS}/{CHUNKS}" in bar
+
+
+def test_verify_and_inspect_over_a_real_redis(cli: Cli, redis: str) -> None:
+    filled = run_program(
+        BUILD / "bench" / "damage", "--store", redis, "--chunks", CHUNKS, "--keep", "--json"
+    )
+    assert filled.code == 0, filled.err
+    answer = cli("verify", "--store", redis, "--json")
+    assert answer.code == 1
+    # Verify knows neither model nor position; all other damage it sees.
+    assert answer.json["damaged"] == CHUNKS - 4 and answer.json["sound"] == 4
+    key = answer.json["findings"][0]["key"]
+    assert cli("inspect", key, "--store", redis).code == 1
+    assert cli("verify", "--store", redis, "--delete").code == 1
+    assert cli("verify", "--store", redis, "--json").json["sound"] == 4
+    assert cli("inspect", key, "--store", redis).code == 1
 
 
 # ---- transcode -------------------------------------------------------------------------------
