@@ -187,7 +187,7 @@ static int copy_tensor(struct worker *worker, struct capture *capture)
 	};
 	region->ops->open(&capture->job);
 	capture->jobs_out = 1;
-	region->ops->submit(&worker->delivered, &capture->job);
+	worker_submit_job(worker, &capture->job);
 	return 1;
 }
 

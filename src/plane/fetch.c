@@ -350,7 +350,7 @@ static void lane_submit_jobs(struct worker *worker, struct lane *lane)
 	lane->jobs_out = lane->jobs_open;
 	lane->jobs_ready = 0;
 	for (uint32_t k = 0; k < lane->jobs_open; k++)
-		lane->jobs[k].region->ops->submit(&worker->delivered, &lane->jobs[k]);
+		worker_submit_job(worker, &lane->jobs[k]);
 }
 
 /* Is this the last entry of its tensor? One of several tensors holds them whole. */

@@ -32,6 +32,7 @@
 #define CAPTURE_SLICE      (256 * KIB)
 #define DELETE_DEADLINE_NS (1000 * (uint64_t)1000000)
 #define FAULTS_COUNT       24u
+#define WAYS_MAX           4u /* delivery ways in use at once at a worker */
 #define NO_INDEX           UINT32_MAX
 
 /* ---- tasks and messages --------------------------------------------------------------------- */
@@ -291,6 +292,8 @@ struct worker {
 	uint32_t queue_head, queue_count;
 	struct value_seen *seen; /* [regions_max] */
 	struct deliver_queue delivered;
+	const struct deliver_ops *ways[WAYS_MAX]; /* those with jobs out */
+	uint32_t ways_out[WAYS_MAX];              /* jobs */
 	void *decode_scratch, *encode_scratch;
 	struct encoder encoder;
 	uint32_t encoding;  /* capture in the encoder, or NO_INDEX */
@@ -463,6 +466,7 @@ void worker_report(struct worker *worker, uint32_t task, enum message_kind kind)
 void worker_op_begin(struct worker *worker, struct worker_op *op, uint64_t now_ns);
 void worker_op_cancel(struct worker_op *op);
 void worker_stage_add(struct worker *worker, enum stage stage, uint64_t ns);
+void worker_submit_job(struct worker *worker, struct deliver_job *job);
 int worker_poll_delivered(struct worker *worker);
 
 /* fetch.c, capture.c, lookup.c: the three kinds of task at a worker. The _unit functions do one

@@ -49,6 +49,9 @@ struct plane_config {
 	int (*open_store)(void *context, uint32_t worker, const struct store_config *config,
 			  struct store **ret_store, char *error);
 	void *open_store_context;
+	/* Attaches a region; NULL: region_attach. The simulation brings its own. */
+	int (*attach_region)(const struct ssv_region *offer, const struct ssv_layout *layout,
+			     pid_t owner, struct region **ret_region, char *error);
 };
 
 struct plane;

@@ -230,7 +230,10 @@ static int region_attach_checked(struct plane *plane, const struct session *sess
 		return plane_refuse(
 		    error, -EINVAL, "layout of rank %u of %u, the session is rank %u of %u",
 		    layout->rank, layout->ranks_count, session->rank, session->ranks_count);
-	err = region_attach(offer, layout, session->pid, ret_region, error);
+	if (plane->config.attach_region)
+		err = plane->config.attach_region(offer, layout, session->pid, ret_region, error);
+	else
+		err = region_attach(offer, layout, session->pid, ret_region, error);
 	if (err)
 		return err;
 	err = region_fits(plane, *ret_region, error);

@@ -348,16 +348,47 @@ static int worker_take_messages(struct worker *worker, uint64_t now_ns)
 
 /* ---- the step ------------------------------------------------------------------------------- */
 
+/* Ways share the worker's queue: a job may come back from another way's poll. */
+static void worker_job_back(struct worker *worker, const struct deliver_job *job)
+{
+	uint32_t k = 0;
+
+	while (worker->ways_out[k] == 0 || worker->ways[k] != job->region->ops)
+		k++;
+	worker->ways_out[k]--;
+}
+
+/* Submit a job that was opened; its way is polled until it comes back. */
+void worker_submit_job(struct worker *worker, struct deliver_job *job)
+{
+	const struct deliver_ops *way = job->region->ops;
+	uint32_t k = 0, free_way = WAYS_MAX;
+
+	while (k < WAYS_MAX && (worker->ways_out[k] == 0 || worker->ways[k] != way)) {
+		if (worker->ways_out[k] == 0)
+			free_way = k;
+		k++;
+	}
+	if (k == WAYS_MAX)
+		k = free_way;
+	ssv_assert(k < WAYS_MAX);
+	worker->ways[k] = way;
+	worker->ways_out[k]++;
+	way->submit(&worker->delivered, job);
+}
+
 int worker_poll_delivered(struct worker *worker)
 {
-	const struct deliver_ops *const *ways = deliver_ways();
 	struct deliver_job *done[DONE_BATCH];
 	int did = 0;
 
-	for (uint32_t k = 0; ways[k]; k++) {
-		uint32_t n = ways[k]->poll(&worker->delivered, done, DONE_BATCH);
+	for (uint32_t k = 0; k < WAYS_MAX; k++) {
+		uint32_t n = 0;
 
+		if (worker->ways_out[k])
+			n = worker->ways[k]->poll(&worker->delivered, done, DONE_BATCH);
 		for (uint32_t i = 0; i < n; i++) {
+			worker_job_back(worker, done[i]);
 			if (done[i]->direction == DELIVER_IN)
 				fetch_delivered(worker, done[i]->owner, done[i]);
 			else
@@ -366,6 +397,15 @@ int worker_poll_delivered(struct worker *worker)
 		did |= n > 0;
 	}
 	return did;
+}
+
+static int worker_has_jobs_out(const struct worker *worker)
+{
+	uint32_t jobs = 0;
+
+	for (uint32_t k = 0; k < WAYS_MAX; k++)
+		jobs += worker->ways_out[k];
+	return jobs > 0;
 }
 
 static void worker_show(struct worker *worker)
@@ -422,7 +462,7 @@ int plane_worker_step(struct plane *plane, uint32_t index, uint64_t now_ns, uint
 	if (worker->ops_waiting)
 		next_ns = u64_min(next_ns, now_ns + NS_PER_MS);
 	*ret_wake_ns = next_ns;
-	if (did || next_ns <= now_ns)
+	if (did || next_ns <= now_ns || worker_has_jobs_out(worker))
 		return 1;
 	worker_show_store(worker);
 	return !wake_may_sleep(&worker->wake);

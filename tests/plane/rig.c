@@ -8,6 +8,7 @@
 #include <stdarg.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -139,10 +140,17 @@ void region_create(struct rig *rig, struct test_region *region, enum packing pac
 	region_create_memory(rig, region, packing, shape, session, SSV_MEMORY_MEMFD);
 }
 
-void region_create_address(struct rig *rig, struct test_region *region, enum packing packing,
-			   const struct test_shape *shape, uint64_t session)
+uint32_t region_create_address(struct rig *rig, struct test_region *region, enum packing packing,
+			       const struct test_shape *shape, uint64_t session)
 {
-	region_create_memory(rig, region, packing, shape, session, SSV_MEMORY_ADDRESS);
+	char from = 1, to = 0;
+	struct iovec local = {&to, 1}, remote = {&from, 1};
+	uint32_t memory = SSV_MEMORY_ADDRESS;
+
+	if (process_vm_readv(getpid(), &local, 1, &remote, 1, 0) != 1)
+		memory = SSV_MEMORY_MEMFD;
+	region_create_memory(rig, region, packing, shape, session, memory);
+	return memory;
 }
 
 void region_destroy(struct test_region *region)

@@ -43,9 +43,10 @@ uint64_t rig_session(struct rig *rig, const char *engine_id, uint32_t rank, uint
 /* A region in a sealed memfd filled with a pattern of its own. session: 0 makes one. */
 void region_create(struct rig *rig, struct test_region *region, enum packing packing,
 		   const struct test_shape *shape, uint64_t session);
-/* The same memory, registered as an address range of this process. */
-void region_create_address(struct rig *rig, struct test_region *region, enum packing packing,
-			   const struct test_shape *shape, uint64_t session);
+/* The same memory, registered as an address range of this process; as a memfd after all where a
+ * sandbox forbids cross-memory attach. Returns enum ssv_memory. */
+uint32_t region_create_address(struct rig *rig, struct test_region *region, enum packing packing,
+			       const struct test_shape *shape, uint64_t session);
 void region_destroy(struct test_region *region);
 
 /* Submit and wait for the completion. */

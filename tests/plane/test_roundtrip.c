@@ -10,7 +10,7 @@
 
 #include <cmocka.h>
 
-#include "chunk/shape.h"
+#include "chunk/builder.h"
 #include "rig.h"
 
 static const uint32_t blocks[16] = {3, 9, 1, 14, 5, 12, 7, 0, 2, 15, 4, 11, 6, 13, 8, 10};
@@ -201,12 +201,118 @@ static void lossy_tiers_give_the_same_values_in_every_layout(void **state)
 	rig_destroy(&rig);
 }
 
+/* A container such as other writers may make: each tensor in an entry a group. */
+static uint64_t build_split(const struct test_region *region, uint32_t chunk, uint8_t *bytes,
+			    uint64_t capacity)
+{
+	const struct test_shape *s = &region->shape;
+	const uint32_t channels = (uint32_t)s->heads * s->dim, groups = (channels + 63) / 64;
+	const float error[SSV_PARTS_MAX] = {0};
+	struct container_header header = {
+	    .key = chunk_key(chunk),
+	    .tier = SSV_TIER_LOSSLESS,
+	    .shape = {.dtype = s->dtype,
+		      .parts_count = 2,
+		      .tokens = SSV_CHUNK_TOKENS,
+		      .layers_count = s->layers,
+		      .layers_total = s->layers,
+		      .ranks_count = 1,
+		      .parts = {{SSV_ROLE_K, 0, s->heads, s->dim},
+				{SSV_ROLE_V, 0, s->heads, s->dim}}},
+	};
+	struct builder builder;
+	uint64_t room, value_bytes = 0;
+
+	memcpy(header.model, region->made.layout.model, sizeof(header.model));
+	assert_int_equal(builder_begin(&builder, &header, bytes, capacity), 0);
+	for (uint32_t i = 0; i < 2u * s->layers * groups; i++) {
+		uint32_t tensor = i / groups, c0 = i % groups * 64;
+		uint32_t lanes = channels - c0 < 64 ? channels - c0 : 64;
+		uint8_t *wire = builder_wire(&builder, &room);
+		struct container_entry entry = {
+		    .layer = (uint16_t)(tensor / 2),
+		    .part = (uint8_t)(tensor % 2),
+		    .codec = WIRE_CODEC_STORED,
+		    .group0 = (uint16_t)(i % groups),
+		    .groups_count = 1,
+		    .tensors_count = 1,
+		    .streams_count = 1,
+		    .wire_bytes = SSV_CHUNK_TOKENS * lanes * 2,
+		};
+
+		for (uint32_t k = 0; k < SSV_CHUNK_TOKENS * lanes; k++) {
+			uint32_t bits =
+			    element_bits(s->dtype, chunk, tensor, k / lanes, c0 + k % lanes);
+
+			memcpy(wire + 2 * k, &bits, 2);
+		}
+		assert_int_equal(builder_append(&builder, &entry), 0);
+	}
+	assert_int_equal(builder_finish(&builder, error, &value_bytes), 0);
+	return value_bytes;
+}
+
+static void put_value(const char *uri, const struct ssv_key *key, uint8_t *data, uint64_t bytes)
+{
+	const struct store_config config = {.uri = uri, .value_bytes_max = 16 * MIB, .ops_max = 1};
+	struct store_op op = {.kind = STORE_OP_PUT,
+			      .key = *key,
+			      .data = data,
+			      .value_bytes = bytes,
+			      .deadline_ns = UINT64_MAX};
+	struct store_op *ops[1] = {&op}, *done[1];
+	char error[SSV_ERROR_TEXT_MAX];
+	struct store *store = NULL;
+
+	assert_int_equal(store_open(&config, &store, error), 0);
+	assert_int_equal(store->ops->submit(store, ops, 1, 1), 1);
+	while (!store->ops->poll(store, done, 1, 1))
+		;
+	assert_int_equal(op.status, 0);
+	store_close(store);
+}
+
+static void tensor_split_over_entries_comes_back_whole(void **state)
+{
+	static const struct test_shape shape = {SSV_DTYPE_BF16, 2, 3, 48, 32, 16};
+	const char *uri = "memory:roundtrip-4";
+	struct plane_config config = rig_config(uri);
+	const uint64_t capacity = MIB;
+	struct test_region regions[2];
+	uint8_t *bytes = malloc(capacity);
+	const struct ssv_key key = chunk_key(300);
+	uint64_t value_bytes;
+	struct rig rig;
+
+	(void)state;
+	assert_non_null(bytes);
+	rig_create(&rig, &config);
+	region_create(&rig, &regions[0], PACKING_VEC, &shape, 0);
+	region_create_address(&rig, &regions[1], PACKING_CONTENT, &shape, 0);
+	value_bytes = build_split(&regions[0], 300, bytes, capacity);
+	put_value(uri, &key, bytes, value_bytes);
+	for (uint32_t i = 0; i < 2; i++) {
+		fetch_one(&rig, &regions[i], 300);
+		assert_int_equal(region_wrong(&regions[i], 300, 0, blocks, 8), 0);
+		/* Two blocks of its middle: the others keep what they hold. */
+		region_paint(&regions[i]);
+		assert_int_equal(rig_fetch(&rig, &regions[i], &key, 1, blocks, 2, 96, 0)->tokens,
+				 64);
+		assert_int_equal(region_wrong(&regions[i], 300, 96, blocks, 2), 0);
+		assert_int_equal(region_painted_over(&regions[i], blocks, 2), 0);
+		region_destroy(&regions[i]);
+	}
+	free(bytes);
+	rig_destroy(&rig);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(every_layout_reads_what_every_other_stored),
 	    cmocka_unit_test(every_dtype_and_back_end_is_bit_exact_when_lossless),
 	    cmocka_unit_test(lossy_tiers_give_the_same_values_in_every_layout),
+	    cmocka_unit_test(tensor_split_over_entries_comes_back_whole),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * test_simulation.c - the plane that ships, stepped in virtual time by a seed: several engines and
- * workers, a store that misbehaves, requests, cancels, regions removed, sessions ended at any
- * moment, control and workers interleaved at random.
+ * workers, a store that misbehaves, memory that is reached late, requests, cancels, regions
+ * removed, sessions ended at any moment, control and workers interleaved at random.
  *
  * All the time: no byte outside the blocks of running fetches has changed. At each completion:
  * it is the only one of its request, and the tokens reported in place equal the reference. At the
@@ -24,6 +24,7 @@
 #include "base/log.h"
 #include "rig.h"
 #include "sim_store.h"
+#include "slow_way.h"
 
 #define ENGINES    3u
 #define BLOCKS     24u
@@ -46,6 +47,7 @@ struct engine {
 	uint8_t *block_of; /* [bytes] */
 	uint8_t use[BLOCKS];
 	uint8_t registered, removing, ending;
+	uint32_t memory; /* enum ssv_memory */
 };
 
 struct request {
@@ -78,11 +80,12 @@ static uint32_t roll(struct sim *sim, uint32_t below)
 
 static void engine_register(struct sim *sim, struct engine *engine)
 {
-	struct ssv_region offer = {.memory = SSV_MEMORY_MEMFD,
-				   .fd = engine->region.fd,
-				   .bytes = engine->region.made.bytes};
+	struct ssv_region offer = {
+	    .memory = engine->memory, .fd = engine->region.fd, .bytes = engine->region.made.bytes};
 	char error[SSV_ERROR_TEXT_MAX] = "";
 
+	if (engine->memory == SSV_MEMORY_ADDRESS)
+		offer.address = (uintptr_t)engine->region.memory;
 	if (plane_region_add(sim->rig.plane, engine->region.session, &offer,
 			     &engine->region.made.layout, &engine->region.region, error))
 		fail_msg("region: %s", error);
@@ -94,8 +97,14 @@ static void engine_create(struct sim *sim, uint32_t index)
 {
 	struct engine *engine = &sim->engines[index];
 	const struct ssv_layout *layout = &engine->region.made.layout;
+	const enum packing packing = (enum packing)roll(sim, PACKING_AMX);
 
-	region_create(&sim->rig, &engine->region, (enum packing)roll(sim, PACKING_AMX), &shape, 0);
+	engine->memory = roll(sim, 2) ? SSV_MEMORY_MEMFD : SSV_MEMORY_ADDRESS;
+	if (engine->memory == SSV_MEMORY_MEMFD)
+		region_create(&sim->rig, &engine->region, packing, &shape, 0);
+	else
+		engine->memory =
+		    region_create_address(&sim->rig, &engine->region, packing, &shape, 0);
 	engine->registered = 1;
 	engine->shadow = malloc(engine->region.made.bytes);
 	engine->block_of = malloc(engine->region.made.bytes);
@@ -447,6 +456,8 @@ static void run_seed(uint64_t seed, struct sim *totals)
 	config.overwrite = roll(&sim, 4) == 0;
 	config.open_store = sim_store_open;
 	config.open_store_context = &sim.world;
+	config.attach_region = slow_attach;
+	slow_way_reset(seed, sim.world.faults_per_mille / 8);
 	rig_create(&sim.rig, &config);
 	for (uint32_t i = 0; i < ENGINES; i++)
 		engine_create(&sim, i);
@@ -469,6 +480,7 @@ static void run_seed(uint64_t seed, struct sim *totals)
 		step(&sim);
 	}
 	check_pools(&sim);
+	assert_int_equal(slow_way_jobs_out(), 0);
 	/* In a world without faults no chunk is refused. */
 	if (sim.world.faults_per_mille == 0)
 		assert_true(rig_stat(&sim.rig, "counters.fetch_faults") == 0);
