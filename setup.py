@@ -28,10 +28,12 @@ def native_build() -> Path:
     if named:
         return Path(named).resolve()
     folder = ROOT / "build" / "package"
+    # pip points Python at its own build environment, in which a Meson of the system is not found.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     if not (folder / "build.ninja").exists():
         command = ["meson", "setup", str(folder), str(ROOT), "--buildtype=release", "-Dtests=false"]
-        subprocess.run(command, check=True)
-    subprocess.run(["ninja", "-C", str(folder)], check=True)
+        subprocess.run(command, check=True, env=environment)
+    subprocess.run(["ninja", "-C", str(folder)], check=True, env=environment)
     return folder
 
 

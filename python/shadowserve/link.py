@@ -73,8 +73,12 @@ class Link:
                 done += batch
                 if not batch:
                     return done
+        except SessionEnded as end:
+            self._lose(str(end))
+            return done
         except Error as failure:
-            self._lose(str(failure))
+            # The session stands, and with it the completions that are still to come.
+            self._logger.warning("ShadowServe %s: polling failed: %s", self._name, failure)
             return done
 
     def close(self) -> None:

@@ -12,5 +12,6 @@ sys.path.insert(0, str(ROOT / "python"))
 os.environ.setdefault("SHADOWSERVE_LIBRARY", str(next(BUILD.rglob("libshadowserve.so"), "")))
 if not os.environ["SHADOWSERVE_LIBRARY"]:
     del os.environ["SHADOWSERVE_LIBRARY"]
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("VLLM_TARGET_DEVICE", "cpu")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
