@@ -117,7 +117,8 @@ struct ssv_options {
 	uint32_t struct_size;
 	uint32_t connect_timeout_ms; /* 0: 1000 */
 	const char *socket_path;     /* NULL: $SHADOWSERVE_SOCKET, else ssv_default_socket() */
-	const char *engine_id;       /* sessions of one engine share it; NULL: "pid-<pid>" */
+	const char *engine_id;       /* sessions of one engine share it; printable ASCII;
+				      * NULL: "pid-<pid>" */
 	uint32_t rank;               /* tensor-parallel rank of this session's regions */
 	uint32_t ranks_count;        /* 0: 1 */
 	uint32_t flags;              /* must be 0 */
@@ -310,7 +311,8 @@ SSV_API int ssv_submit(struct ssv *ssv, const struct ssv_request *requests, uint
 /**
  * Take completions.
  *
- * Returns how many were written, 0 when none came within timeout_ms (0: do not wait, -1: no limit).
+ * Returns how many were written, 0 when none came within timeout_ms (0: do not wait, -1: no limit)
+ * or a signal interrupted the wait.
  * When the daemon's death is proven, or it closed the session after quiescence, every request in
  * flight completes with -ENOTCONN; when all are taken: -ENOTCONN. The library never completes a
  * request by its own clock, nor because the socket ended while the daemon lives.

@@ -52,6 +52,15 @@ const char *message_name(uint16_t type)
 	return type < MESSAGE_TYPES_COUNT && types[type].name ? types[type].name : "?";
 }
 
+int message_engine_id_is_good(const char *engine_id)
+{
+	size_t n = 0;
+
+	while (n < SSV_ENGINE_ID_MAX && engine_id[n] >= 0x20 && engine_id[n] < 0x7f)
+		n++;
+	return n > 0 && n < SSV_ENGINE_ID_MAX && !engine_id[n];
+}
+
 static int header_check(const struct wire_header *header, enum message_sender sender, char *error)
 {
 	uint32_t bytes = le32toh(header->bytes);

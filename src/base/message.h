@@ -191,6 +191,10 @@ SSV_MUST_CHECK int message_find(const uint8_t *bytes, size_t available, enum mes
 
 const char *message_name(uint16_t type); /* "HELLO" ...; "?" for no such type */
 
+/* 1 for an engine id: 1 to SSV_ENGINE_ID_MAX - 1 bytes of printable ASCII, so that it can stand in
+ * a log line and in JSON as it is. */
+int message_engine_id_is_good(const char *engine_id);
+
 /*
  * Encoders write a whole message to out, which is aligned to 8, and return its bytes, or 0 when
  * room is too small. What they are given must be within the limits of shadowserve.h.

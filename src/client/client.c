@@ -169,10 +169,9 @@ static int options_check(const struct ssv_options *options, char *error)
 			 options->flags);
 		return -EINVAL;
 	}
-	if (options->engine_id &&
-	    (!options->engine_id[0] ||
-	     strnlen(options->engine_id, SSV_ENGINE_ID_MAX) == SSV_ENGINE_ID_MAX)) {
-		snprintf(error, SSV_ERROR_TEXT_MAX, "options: engine_id has 1 to %d bytes",
+	if (options->engine_id && !message_engine_id_is_good(options->engine_id)) {
+		snprintf(error, SSV_ERROR_TEXT_MAX,
+			 "options: engine_id has 1 to %d bytes of printable ASCII",
 			 SSV_ENGINE_ID_MAX - 1);
 		return -EINVAL;
 	}

@@ -60,11 +60,12 @@ static int take_hello(struct session *session, const struct message *message, ui
 			 hello->version_min, hello->version_max, session->world->daemon_version,
 			 MESSAGE_VERSION_MIN, MESSAGE_VERSION_MAX);
 		err = -EPROTO;
-	} else if (!hello->engine_id[0] || !hello->ranks_count ||
+	} else if (!message_engine_id_is_good(hello->engine_id) || !hello->ranks_count ||
 		   hello->ranks_count > SSV_RANKS_MAX || hello->rank >= hello->ranks_count) {
 		snprintf(text, sizeof(text),
-			 "engine id \"%s\", rank %u of %u: expected an id and a rank below 1 to %d",
-			 hello->engine_id, hello->rank, hello->ranks_count, SSV_RANKS_MAX);
+			 "rank %u of %u: expected an engine id of printable ASCII, and a rank "
+			 "below 1 to %d",
+			 hello->rank, hello->ranks_count, SSV_RANKS_MAX);
 		err = -EINVAL;
 	} else {
 		err = plane_session_add(session->world->plane, hello->engine_id, hello->rank,
