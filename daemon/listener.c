@@ -121,6 +121,7 @@ int listener_listen(struct listener *listener, char *error)
 	if (err)
 		return FAIL(error, err, "socket %s: %s", listener->path, strerror(-err));
 	listener->bound = 1;
+	listener->spare = open("/dev/null", O_RDONLY | O_CLOEXEC);
 	if (listen(listener->fd, BACKLOG) < 0)
 		return FAIL(error, -errno, "socket %s: %s", listener->path, strerror(errno));
 	return 0;
@@ -130,7 +131,7 @@ int listener_open(struct listener *listener, const char *path, pid_t *ret_owner,
 {
 	int err;
 
-	*listener = (struct listener){.lock = -1, .fd = -1};
+	*listener = (struct listener){.lock = -1, .fd = -1, .spare = -1};
 	*ret_owner = 0;
 	if (strlen(path) >= sizeof(listener->path))
 		return FAIL(error, -EINVAL, "socket \"%.200s\": longer than %zu bytes", path,
@@ -150,8 +151,11 @@ void listener_stop(struct listener *listener)
 		unlink(listener->path);
 	if (listener->fd >= 0)
 		close(listener->fd);
+	if (listener->spare >= 0)
+		close(listener->spare);
 	listener->bound = 0;
 	listener->fd = -1;
+	listener->spare = -1;
 }
 
 void listener_close(struct listener *listener)
@@ -163,6 +167,18 @@ void listener_close(struct listener *listener)
 }
 
 /* ---- connections ---------------------------------------------------------------------------- */
+
+void listener_shed(struct listener *listener)
+{
+	int fd;
+
+	if (listener->spare >= 0)
+		close(listener->spare);
+	fd = accept4(listener->fd, NULL, NULL, SOCK_CLOEXEC);
+	if (fd >= 0)
+		close(fd);
+	listener->spare = open("/dev/null", O_RDONLY | O_CLOEXEC);
+}
 
 int listener_accept(struct listener *listener, pid_t *ret_pid, int *ret_pidfd)
 {

@@ -17,8 +17,9 @@
 
 struct listener {
 	char path[sizeof(((struct sockaddr_un *)0)->sun_path)];
-	int lock; /* -1: none */
-	int fd;   /* -1: closed */
+	int lock;  /* -1: none */
+	int fd;    /* -1: closed */
+	int spare; /* given up to close a connection when no descriptor is left */
 	int bound;
 };
 
@@ -38,6 +39,10 @@ void listener_close(struct listener *listener);
 
 /* Next connection: its descriptor, non-blocking; -EAGAIN none; -EACCES refused for its uid. */
 SSV_MUST_CHECK int listener_accept(struct listener *listener, pid_t *ret_pid, int *ret_pidfd);
+
+/* Accept and close one connection although no descriptor is left: otherwise it would stay in the
+ * queue and wake the loop for ever. */
+void listener_shed(struct listener *listener);
 
 /* 0 when somebody accepts connections at path; *ret_pid: who. */
 SSV_MUST_CHECK int listener_probe(const char *path, pid_t *ret_pid);

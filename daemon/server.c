@@ -21,9 +21,10 @@
 #include "base/log.h"
 #include "plane/session.h"
 
-#define EVENTS_A_ROUND 64
-#define DRAIN_LOOK_NS  (20 * NS_PER_MS) /* puts end without an event */
-#define GUESTS_MAX     16 /* connections that have not said HELLO, beyond config->sessions */
+#define EVENTS_A_ROUND  64
+#define DRAIN_LOOK_NS   (20 * NS_PER_MS) /* puts end without an event */
+#define ACCEPTS_A_ROUND 64
+#define GUESTS_MAX      16 /* connections that have not said HELLO, beyond config->sessions */
 
 enum watch {
 	WATCH_LISTENER = 1,
@@ -120,14 +121,19 @@ static void connections_accept(struct server *server, uint64_t now_ns)
 	pid_t pid;
 	int pidfd;
 
-	for (int i = 0; i < BUFSIZ && server->listener->fd >= 0; i++) {
+	for (int i = 0; i < ACCEPTS_A_ROUND && server->listener->fd >= 0; i++) {
 		int fd = listener_accept(server->listener, &pid, &pidfd);
 
-		if (fd >= 0)
+		if (fd >= 0) {
 			connection_take(server, fd, pidfd, pid, now_ns);
-		else if (fd == -EMFILE || fd == -ENFILE)
-			log_error("accept failed reason=\"%s\"", strerror(-fd));
-		if (fd < 0 && fd != -EACCES && fd != -EINTR && fd != -ECONNABORTED)
+			continue;
+		}
+		if (fd == -EMFILE || fd == -ENFILE) {
+			server->refused++;
+			log_error("connection refused reason=\"%s\"", strerror(-fd));
+			listener_shed(server->listener);
+		}
+		if (fd != -EACCES && fd != -EINTR && fd != -ECONNABORTED)
 			break;
 	}
 }

@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <poll.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <string.h>
@@ -107,6 +108,20 @@ static size_t log_prefix(char *line, enum log_level level)
 				    log_level_name(level));
 }
 
+/* A full disk, a closed stderr or a pipe that nobody reads must not stop the data plane: a line
+ * that cannot be written at once is lost. A pipe that polls writable takes PIPE_BUF bytes, so a
+ * line. */
+static void line_write(const char *line, size_t bytes)
+{
+	struct pollfd out = {
+	    .fd = atomic_load_explicit(&log_fd, memory_order_relaxed),
+	    .events = POLLOUT,
+	};
+
+	if (poll(&out, 1, 0) == 1 && out.revents & POLLOUT)
+		(void)!write(out.fd, line, bytes);
+}
+
 void log_write(enum log_level level, const char *format, ...)
 {
 	char line[LINE_BYTES_MAX];
@@ -129,7 +144,5 @@ void log_write(enum log_level level, const char *format, ...)
 			line[i] = ' ';
 	}
 	line[end++] = '\n';
-	/* A full disk or closed stderr must not stop the data plane: a lost line stays lost. */
-	if (write(atomic_load_explicit(&log_fd, memory_order_relaxed), line, end) < 0)
-		return;
+	line_write(line, end);
 }

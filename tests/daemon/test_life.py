@@ -21,10 +21,12 @@ from daemon_rig import (
     SOON_S,
     Daemon,
     Engine,
+    Memory,
     RawClient,
     flags,
     key,
     keys,
+    make_layout,
     wait_until,
 )
 from shadowserve import binding as ssv
@@ -148,12 +150,41 @@ def test_log_lines_have_time_level_and_event(start: Start) -> None:
     import re
 
     daemon = start()
-    Engine(daemon, name="evil\nforged line").close()
+    Engine(daemon).close()
+    client = RawClient(daemon)
+    client.hello(name=b"evil\n2026-11-23T00:00:00.000000Z error forged")
+    assert "printable" in (client.close_reason() or "")
+    client.close()
     assert daemon.stop() == 0
     line = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z (error|warn|info|debug) \S.*$")
     lines = daemon.log_text().splitlines()
     assert len(lines) >= 5
     assert all(line.match(text) for text in lines)
+    assert not any(" error forged" in text[:60] for text in lines)
+
+
+def test_a_second_signal_ends_the_wait(start: Start) -> None:
+    daemon = start(
+        store="fault+memory:?put-delay-ms=60000", drain_timeout_ms=50000, store_deadline_ms=120000
+    )
+    engine = Engine(daemon)
+    engine.memory.fill(1, list(range(8)))
+    assert engine.do(engine.store(key(1), list(range(8)))).tokens == 256
+    daemon.signal(signal.SIGTERM)
+    wait_until(lambda: "draining" in daemon.log_text(), "the first one's effect")
+    daemon.signal(signal.SIGTERM)
+    assert daemon.wait() == 0
+    engine.close()
+
+
+def test_a_log_that_nobody_reads_does_not_stop_the_daemon(start: Start) -> None:
+    daemon = start(log_file="")  # stderr is a pipe of ours, never read here
+    for _ in range(600):  # more than a pipe holds
+        assert try_connect(daemon)
+    engine = Engine(daemon)
+    assert engine.lookup(key(1)) == 0
+    engine.close()
+    assert daemon.stop() == 0
 
 
 # ---- the death of either side --------------------------------------------------------------------
@@ -265,6 +296,26 @@ def test_a_stopped_daemon_completes_once_when_it_goes_on(start: Start) -> None:
     engine.close()
 
 
+def test_a_registration_that_came_too_late_is_taken_back(start: Start) -> None:
+    daemon = start()
+    session = ssv.Session.connect(daemon.socket)
+    memory = Memory(16)
+    daemon.signal(signal.SIGSTOP)
+    with pytest.raises(ssv.Error) as failure:
+        session.region_register(ssv.Memory.MEMFD, make_layout(16), memory.bytes, fd=memory.fd)
+    assert failure.value.errno == errno.ETIMEDOUT
+    daemon.signal(signal.SIGCONT)
+
+    def taken_back() -> bool:
+        session.poll(10)
+        state = json.loads(session.stat())
+        return not state["regions"] and "region registered" in daemon.log_text()
+
+    wait_until(taken_back, "the region's removal")
+    session.close()
+    memory.close()
+
+
 # ---- detached ------------------------------------------------------------------------------------
 
 
@@ -336,6 +387,25 @@ def try_connect(daemon: Daemon) -> bool:
     return True
 
 
+def test_running_out_of_descriptors_refuses_and_recovers(start: Start) -> None:
+    import resource
+
+    daemon = start()
+    witness = Engine(daemon)
+    limits = resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)
+    held = len(os.listdir(f"/proc/{daemon.pid}/fd"))
+    resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (held, limits[1]))
+    for _ in range(5):
+        client = RawClient(daemon)
+        assert client.receive() is None
+        client.close()
+    assert witness.lookup(key(1)) == 0
+    assert daemon.log_text().count("Too many open files") == 5  # and not without end
+    resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, limits)
+    assert try_connect(daemon)
+    witness.close()
+
+
 def test_silent_connections_do_not_lock_others_out(start: Start) -> None:
     daemon = start(sessions=2)
     silent = [RawClient(daemon) for _ in range(40)]
@@ -346,7 +416,8 @@ def test_silent_connections_do_not_lock_others_out(start: Start) -> None:
 
 @pytest.mark.skipif(SANITIZED, reason="a sanitizer keeps memory of its own")
 def test_memory_does_not_grow(start: Start) -> None:
-    daemon = start()
+    daemon = start(arena="256MiB")
+    allocated = int(daemon.greeting.split("allocated=")[1].split("MiB")[0]) << 20
     engine = Engine(daemon)
     engine.memory.fill(1, list(range(16)))
     engine.do(engine.store(keys(0, 2), list(range(16))))
@@ -361,6 +432,7 @@ def test_memory_does_not_grow(start: Start) -> None:
         assert all(c.tokens == 512 for c in engine.completions(4).values())
     after = daemon.rss_bytes()
     assert abs(after - before) <= before * 0.05, (before, after)
+    assert abs(after - allocated) <= allocated * 0.05, (allocated, after)
     engine.close()
 
 
