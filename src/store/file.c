@@ -3,9 +3,9 @@
  * file.c - the embedded store: one file a value in a folder that several daemons may share.
  *
  * A poll does a bounded amount: some EXISTS and DELETE, one slice of a GET, one slice of a PUT (now
- * and then only, while GETs run: write-back never delays a fetch), one step of eviction. GETs end
- * in the order of submission; the next few are opened ahead so that the kernel reads them
- * meanwhile.
+ * and then only, while GETs run: write-back never delays a fetch), one step of eviction. GETs are
+ * served in the order of submission; the next few are opened ahead and go on while the first waits
+ * for the disk.
  *
  * GET does not wait for a disk: a slice that is not in the page cache is asked for with
  * posix_fadvise and tried again soon with RWF_NOWAIT, and read with waiting only if it has not come

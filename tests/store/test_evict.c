@@ -15,6 +15,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "store/evict.h"
+
 #define LIMIT       (16 * MIB)
 #define VALUE_BYTES (512 * KIB)
 
@@ -42,17 +44,32 @@ static int teardown(void **state)
 	return 0;
 }
 
+static void value_path(uint64_t n, char path[256])
+{
+	struct ssv_key key = harness_key(n);
+	size_t i;
+
+	path += sprintf(path, "%s/%02x/", folder, key.bytes[0]);
+	for (i = 0; i < sizeof(key.bytes); i++)
+		path += sprintf(path, "%02x", key.bytes[i]);
+}
+
+/* Without using it. */
+static bool is_there(uint64_t n)
+{
+	char path[256];
+
+	value_path(n, path);
+	return !access(path, F_OK);
+}
+
 /* Value n was last used so many seconds ago. */
 static void set_age(uint64_t n, time_t age_s)
 {
 	struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, {.tv_sec = time(NULL) - age_s}};
-	struct ssv_key key = harness_key(n);
-	char path[256], *to = path;
-	size_t i;
+	char path[256];
 
-	to += sprintf(to, "%s/%02x/", folder, key.bytes[0]);
-	for (i = 0; i < sizeof(key.bytes); i++)
-		to += sprintf(to, "%02x", key.bytes[i]);
+	value_path(n, path);
 	assert_int_equal(utimensat(AT_FDCWD, path, times, 0), 0);
 }
 
@@ -118,10 +135,46 @@ static void least_recently_used_goes_first(void **state)
 	store_close(store);
 }
 
-static void replacing_is_not_counted_twice(void **state)
+static void victim_that_is_used_in_time_stays(void **state)
 {
 	struct store *store = open_limited("");
+	static struct evict evict;
+	struct folder opened;
+	char error[SSV_ERROR_TEXT_MAX];
+	uint64_t n;
 	int i;
+
+	(void)state;
+	for (n = 0; n < 20; n++) {
+		assert_int_equal(harness_put(store, n, VALUE_BYTES), 0);
+		set_age(n, 10000 - 100 * (time_t)n);
+	}
+	store_close(store);
+	assert_int_equal(folder_open(folder, 1, &opened, error), 0);
+	assert_int_equal(evict_init(&evict, &opened, 9 * MIB), 0);
+	for (i = 0; i < 1000 && evict.victims_next == 0; i++)
+		evict_step(&evict, 1, time(NULL));
+	assert_false(is_there(0));
+	set_age(1, 0); /* chosen already */
+	for (i = 0; i < 1000 && evict_used(&evict) > 8 * MIB && evict_pending(&evict, 1); i++)
+		evict_step(&evict, 1, time(NULL));
+	assert_true(is_there(1));
+	assert_false(is_there(2));
+	assert_true(folder_bytes() <= 9 * MIB);
+	evict_fini(&evict);
+	folder_close(&opened);
+}
+
+static void replacing_is_not_counted_twice(void **state)
+{
+	struct store *store = open_limited("&slice=64K");
+	static uint8_t data[VALUE_BYTES];
+	struct store_op put = {.kind = STORE_OP_PUT, .key = harness_key(3)};
+	struct store_op *pointer = &put;
+	int i;
+
+	put.value_bytes = VALUE_BYTES;
+	put.deadline_ns = clock_now_ns() + HARNESS_PATIENCE;
 
 	(void)state;
 	assert_int_equal(harness_put(store, 1, VALUE_BYTES), 0);
@@ -129,6 +182,17 @@ static void replacing_is_not_counted_twice(void **state)
 		assert_int_equal(harness_put(store, 2, VALUE_BYTES), 0);
 	assert_int_equal(harness_get(store, 1, VALUE_BYTES), 0);
 	assert_int_equal(harness_stats(store).evictions, 0);
+	assert_int_equal(harness_stats(store).bytes_used, 2 * VALUE_BYTES);
+	assert_int_equal(harness_delete(store, 2), 0);
+	assert_int_equal(harness_stats(store).bytes_used, VALUE_BYTES);
+	/* Nor is a put that was given up. */
+	put.data = data;
+	assert_int_equal(store->ops->submit(store, &pointer, 1, clock_now_ns()), 1);
+	assert_int_equal(store->ops->poll(store, &pointer, 1, clock_now_ns()), 0);
+	put.deadline_ns = 0;
+	harness_poll(store, 1);
+	assert_int_equal(put.status, -ETIMEDOUT);
+	assert_int_equal(harness_stats(store).bytes_used, VALUE_BYTES);
 	store_close(store);
 }
 
@@ -256,6 +320,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test_setup_teardown(limit_is_kept_at_every_put, setup, teardown),
 	    cmocka_unit_test_setup_teardown(least_recently_used_goes_first, setup, teardown),
+	    cmocka_unit_test_setup_teardown(victim_that_is_used_in_time_stays, setup, teardown),
 	    cmocka_unit_test_setup_teardown(replacing_is_not_counted_twice, setup, teardown),
 	    cmocka_unit_test_setup_teardown(too_large_for_the_limit_is_refused, setup, teardown),
 	    cmocka_unit_test_setup_teardown(smaller_limit_takes_effect_at_open, setup, teardown),
