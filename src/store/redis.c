@@ -274,6 +274,8 @@ static int redis_open(const struct store_config *config, struct store **ret_stor
 		redis_close(&redis->store);
 		return err;
 	}
+	for (i = 0; i < lanes_count; i++)
+		redis->lanes[i].address = (uint8_t)redis->address_first;
 	*ret_store = &redis->store;
 	return 0;
 }
@@ -474,9 +476,10 @@ static uint32_t redis_poll(struct store *store, struct store_op **done, uint32_t
 	uint64_t next_ns;
 	uint32_t i, n;
 
+	/* Bytes first: when the caller was away for long, the answer may be here already. */
+	step_io(redis, now_ns);
 	for (i = 0; i < redis->lanes_count; i++)
 		lane_step_timers(redis, &redis->lanes[i], now_ns);
-	step_io(redis, now_ns);
 	next_ns = expire(redis, now_ns);
 	assign(redis, now_ns);
 	for (i = 0; i < redis->lanes_count; i++) {

@@ -69,7 +69,8 @@ struct lane {
 	int fd;
 	uint8_t role, state;
 	uint8_t address;      /* index */
-	bool was_up, refused; /* the last connection never came up */
+	uint8_t tried;        /* addresses in a row that did not answer */
+	bool was_up, refused; /* none of the addresses answers */
 	uint64_t retry_ns, backoff_ns;
 	uint64_t up_ns;       /* since when it is up */
 	uint64_t progress_ns; /* last byte moved, or begin of the step */
@@ -99,8 +100,8 @@ struct redis_store {
 	uint64_t random; /* state of the jitter */
 
 	struct redis_address addresses[REDIS_ADDRESSES_MAX];
-	uint32_t addresses_count;
-	char name[96]; /* host:port or path, for log lines */
+	uint32_t addresses_count, address_first; /* first: where lanes begin */
+	char name[96];                           /* host:port or path, for log lines */
 
 	char prefix[REDIS_PREFIX_MAX + 1];
 	char hello[REDIS_HELLO_MAX]; /* has the password: wiped at close */

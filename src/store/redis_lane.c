@@ -151,23 +151,40 @@ static void back_off(struct redis_store *redis, struct lane *lane, uint64_t now_
 	    now_ns + lane->backoff_ns / 2 + next_random(redis) % (lane->backoff_ns / 2 + 1);
 }
 
+/* When and where to connect next. A name may have several addresses: only when all of them were
+ * tried in a row is the server refused, and a pause made. */
+static void plan_retry(struct redis_store *redis, struct lane *lane, uint64_t now_ns)
+{
+	bool was_up = lane->state == LANE_UP;
+
+	lane->refused = false;
+	lane->retry_ns = now_ns;
+	if (!was_up) {
+		lane->address = (uint8_t)((lane->address + 1u) % redis->addresses_count);
+		if (++lane->tried < redis->addresses_count)
+			return;
+		lane->refused = true;
+	}
+	lane->tried = 0;
+	back_off(redis, lane, now_ns);
+}
+
 void lane_drop(struct redis_store *redis, struct lane *lane, int err, const char *why,
 	       uint64_t now_ns)
 {
 	uint32_t i;
 
 	if (err) {
-		back_off(redis, lane, now_ns);
-		lane->address = (uint8_t)((lane->address + 1u) % redis->addresses_count);
+		plan_retry(redis, lane, now_ns);
 		if (redis_may_log(redis, now_ns))
 			log_warn("redis lane lost server=%s reason=\"%s\" retry_ms=%llu",
 				 redis->name, why,
 				 (unsigned long long)((lane->retry_ns - now_ns) / NS_PER_MS));
 	} else {
 		lane->retry_ns = now_ns;
+		lane->refused = false;
 	}
 	lane_fini(lane);
-	lane->refused = err && lane->state != LANE_UP;
 	lane->state = LANE_CLOSED;
 	for (i = 0; i < lane->count; i++) {
 		struct lane_request *request = lane_request_at(lane, i);

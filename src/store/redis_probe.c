@@ -83,7 +83,7 @@ int redis_resolve(struct redis_store *redis, const struct uri *uri, char *error)
 
 /* ---- a blocking connection ------------------------------------------------------------------ */
 
-static int probe_connect(const struct redis_store *redis, struct probe *probe)
+static int probe_connect(struct redis_store *redis, struct probe *probe)
 {
 	struct timeval timeout = {
 	    .tv_sec = (time_t)(redis->connect_timeout_ns / NS_PER_S),
@@ -102,8 +102,10 @@ static int probe_connect(const struct redis_store *redis, struct probe *probe)
 			return -errno;
 		(void)setsockopt(probe->fd, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof(timeout));
 		(void)setsockopt(probe->fd, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof(timeout));
-		if (!connect(probe->fd, (const struct sockaddr *)&to->address, to->bytes))
+		if (!connect(probe->fd, (const struct sockaddr *)&to->address, to->bytes)) {
+			redis->address_first = i;
 			return 0;
+		}
 		err = errno == EINPROGRESS || errno == EAGAIN ? -ETIMEDOUT : -errno;
 		(void)close(probe->fd);
 	}

@@ -69,7 +69,7 @@ static int take_hello(struct redis_store *redis, struct lane *lane, const struct
 		return 0;
 	redis->stats.reconnects += lane->was_up;
 	lane->was_up = true;
-	lane->refused = false;
+	lane->tried = 0;
 	lane->state = LANE_UP;
 	lane->up_ns = now_ns;
 	lane_pop(lane);

@@ -318,27 +318,65 @@ static void wrappers_stack(void **state)
 	assert_int_equal(wrong_bits(), 0);
 }
 
-/* Everything at once, many operations: each is handed back once, and nothing but statuses that the
- * options name comes out. */
-static void many_faults_lose_nothing(void **state)
+/* Everything at once, many operations: each is handed back once, nothing but statuses that the
+ * options name comes out, and no buffer changes after it was handed back. */
+static void run_many(const char *below)
 {
 	static struct store_op ops[300];
-	static uint8_t buffers[300][BYTES];
+	static uint8_t buffers[300][BYTES], copies[300][BYTES];
+	char uri[400];
 	uint32_t i;
 
-	(void)state;
-	open_store("get-error=20%&get-stall=5%&get-short=20%&get-disconnect=20%&get-flip=20%&"
-		   "get-delay-ms=1");
+	(void)snprintf(uri, sizeof(uri),
+		       "fault+%sget-error=20%%&get-stall=5%%&get-short=20%%&get-disconnect=20%%&"
+		       "get-flip=20%%&get-delay-ms=1&put-error=20%%&put-delay-ms=1",
+		       below);
+	store = harness_open(uri);
+	while (harness_put(store, VALUE_ID, BYTES))
+		;
 	memset(ops, 0, sizeof(ops));
 	for (i = 0; i < ARRAY_COUNT(ops); i++) {
 		ops[i] = get_op();
 		ops[i].data = buffers[i];
-		ops[i].deadline_ns = clock_now_ns() + NS_PER_S / 2;
+		ops[i].deadline_ns = clock_now_ns() + NS_PER_S;
 	}
-	harness_run_all(store, ops, ARRAY_COUNT(ops));
+	harness_run_all(store, ops, ARRAY_COUNT(ops) / 2);
+	memcpy(copies, buffers, sizeof(copies));
+	harness_run_all(store, ops + ARRAY_COUNT(ops) / 2, ARRAY_COUNT(ops) / 2);
+	assert_memory_equal(copies, buffers, sizeof(copies) / 2);
 	for (i = 0; i < ARRAY_COUNT(ops); i++)
 		assert_true(ops[i].status == 0 || ops[i].status == -EIO ||
 			    ops[i].status == -ENOTCONN || ops[i].status == -ETIMEDOUT);
+}
+
+static void many_faults_over_memory(void **state)
+{
+	(void)state;
+	run_many("memory:fault?");
+}
+
+static void many_faults_over_files(void **state)
+{
+	char *folder = harness_folder();
+	char below[300];
+
+	(void)state;
+	(void)snprintf(below, sizeof(below), "file:%s?", folder);
+	run_many(below);
+	harness_remove_folder(folder);
+}
+
+static void many_faults_over_redis(void **state)
+{
+	struct harness_redis *redis = harness_redis_start(NULL);
+	char below[100];
+
+	(void)state;
+	if (!redis)
+		skip();
+	(void)snprintf(below, sizeof(below), "redis://127.0.0.1:%u?lanes=2&", redis->port);
+	run_many(below);
+	harness_redis_stop(redis);
 }
 
 int main(void)
@@ -357,7 +395,9 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(delay_passes_before_the_operation, setup, teardown),
 	    cmocka_unit_test_setup_teardown(same_seed_same_faults, setup, teardown),
 	    cmocka_unit_test_setup_teardown(wrappers_stack, setup, teardown),
-	    cmocka_unit_test_setup_teardown(many_faults_lose_nothing, setup, teardown),
+	    cmocka_unit_test_setup_teardown(many_faults_over_memory, setup, teardown),
+	    cmocka_unit_test_setup_teardown(many_faults_over_files, setup, teardown),
+	    cmocka_unit_test_setup_teardown(many_faults_over_redis, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

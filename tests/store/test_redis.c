@@ -5,11 +5,16 @@
  */
 #include "harness.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
+#include <poll.h>
 #include <signal.h>
 #include <string.h>
 #include <unistd.h>
+
+#include "store/redis.h"
 
 static struct harness_redis *redis;
 static struct store *store;
@@ -349,6 +354,51 @@ static void absent_server_is_told_or_waited_for(void **state)
 	assert_recovers();
 }
 
+static void answer_that_is_here_is_no_time_out(void **state)
+{
+	struct store_op op = {.kind = STORE_OP_GET, .key = harness_key(1), .capacity = 1000};
+	struct store_op *pointer = &op, *done = NULL;
+	uint64_t now_ns = clock_now_ns();
+	uint8_t data[1000];
+	struct pollfd fds[8];
+	nfds_t n;
+	int i;
+
+	(void)state;
+	open_store("", "?lanes=1");
+	assert_int_equal(harness_put(store, 1, 1000), 0);
+	op.data = data;
+	op.deadline_ns = TIME_NEVER;
+	assert_int_equal(store->ops->submit(store, &pointer, 1, now_ns), 1);
+	assert_int_equal(store->ops->poll(store, &done, 1, now_ns), 0);
+	n = store->ops->pollfds(store, fds, ARRAY_COUNT(fds));
+	assert_int_equal(poll(fds, n, 10000), 1);
+	/* The worker was busy for a minute. */
+	for (i = 0; i < 3 && !done; i++)
+		(void)store->ops->poll(store, &done, 1, now_ns + 60 * NS_PER_S);
+	assert_ptr_equal(done, &op);
+	assert_int_equal(op.status, 0);
+	assert_int_equal(harness_stats(store).reconnects, 0);
+}
+
+static void every_address_of_a_name_is_tried(void **state)
+{
+	struct redis_store *inside;
+	struct sockaddr_in *dead;
+
+	(void)state;
+	open_store("", "?connect=later&lanes=1");
+	inside = (struct redis_store *)(void *)store;
+	inside->addresses[2] = inside->addresses[0];
+	inside->addresses[1] = inside->addresses[0];
+	inside->addresses_count = 3;
+	dead = (struct sockaddr_in *)(void *)&inside->addresses[0].address;
+	dead->sin_port = htons((uint16_t)harness_port(NULL));
+	inside->addresses[1] = inside->addresses[0];
+	assert_int_equal(harness_put(store, 1, 1000), 0);
+	assert_int_equal(harness_get(store, 1, 1000), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -362,6 +412,8 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(killed_server_ends_gets_and_comes_back, setup,
 					    teardown),
 	    cmocka_unit_test_setup_teardown(stopped_server_ends_gets_in_time, setup, teardown),
+	    cmocka_unit_test_setup_teardown(answer_that_is_here_is_no_time_out, setup, teardown),
+	    cmocka_unit_test_setup_teardown(every_address_of_a_name_is_tried, setup, teardown),
 	    cmocka_unit_test_setup_teardown(absent_server_is_told_or_waited_for, setup, teardown),
 	};
 
