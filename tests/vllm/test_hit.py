@@ -5,6 +5,8 @@ Greedy text after a hit is compared with a run of the storing engine that was sp
 token: another split may change text by rounding alone, in any engine.
 """
 
+from dataclasses import replace
+
 import pytest
 from harness import Daemon, Engine, Spy, chunks_end, prompt, worker_of
 
@@ -133,6 +135,28 @@ def test_two_requests_for_the_same_prefix_at_once(engine, stored):
     assert [list(out.outputs[0].token_ids) for out in outputs] == [stored["whole"]] * 2
     assert all(out.num_cached_tokens == chunks_end(len(SHARED)) for out in outputs)
     engine.assert_nothing_leaked()
+
+
+@pytest.fixture
+def admission(engine, monkeypatch):
+    """The engine's scheduler side, set to admission by time."""
+    scheduler = engine.connector._scheduler
+    monkeypatch.setattr(scheduler, "_options", replace(scheduler._options, admission="auto"))
+    return scheduler
+
+
+@pytest.mark.parametrize(("tokens_per_s", "hit"), [(1e12, False), (1.0, True), (0.0, True)])
+def test_admission_by_time(engine, stored, admission, tokens_per_s, hit):
+    """Declined only when computing is known to be faster."""
+    engine.forget()
+    engine.generate(SHARED)  # the daemon has measured a fetch
+    engine.forget()
+    admission._rate.tokens_per_s = tokens_per_s
+    before = engine.counts["declined"], engine.counts["declined_tokens"]
+    cached, _, _ = engine.generate(SHARED)
+    assert cached == (chunks_end(len(SHARED)) if hit else 0)
+    declined = engine.counts["declined"] - before[0], engine.counts["declined_tokens"] - before[1]
+    assert declined == ((0, 0) if hit else (1, chunks_end(len(SHARED))))
 
 
 def test_what_is_stored_is_not_stored_again(engine, stored, daemon):

@@ -9,6 +9,7 @@ import time
 
 import pytest
 from harness import Daemon, Engine, Spy, chunks_end, prompt, wait_until
+from shadowserve.vllm import scheduler
 
 TOKENS = prompt(1, 4000)
 DEADLINE_MS = 400
@@ -125,13 +126,15 @@ def test_daemon_stopped_in_mid_write(engine, computed, spy, daemon):
     assert_hits(engine)
 
 
-def test_silent_daemon_costs_a_bounded_time(engine, computed, spy, daemon):
+def test_silent_daemon_costs_a_bounded_time(engine, computed, spy, daemon, monkeypatch):
+    monkeypatch.setattr(scheduler, "LOOKUP_WAIT_S", 0.020)  # what users have
     daemon.pause()
     try:
         start = time.monotonic()
         cached, text, _ = engine.generate(TOKENS, 16)
         assert cached == 0 and text == computed
         assert not spy.loads, "a lookup without an answer is a miss"
+        assert engine.counts["lookups_late"]
         assert time.monotonic() - start < 30
     finally:
         daemon.resume()

@@ -158,9 +158,10 @@ def test_over_http(server):
         # Blocks are held while they are being stored, and vLLM then keeps its own cache.
         server.call("POST", "/reset_prefix_cache")
         before = server.metric("vllm:external_prefix_cache_hits_total")
-        hit = server.complete(TOKENS, 32)
-        assert hit == (end, text)
-        return server.metric("vllm:external_prefix_cache_hits_total") - before == end
+        cached, same = server.complete(TOKENS, 32)
+        assert cached in (0, end)  # 0: the lookup was late
+        assert same == text or not cached
+        return cached and server.metric("vllm:external_prefix_cache_hits_total") - before == end
 
     wait_until(served_from_the_store, "a hit", 60.0)
     assert server.metric("vllm:shadowserve_loads_total") >= 1
