@@ -2,8 +2,8 @@
 """Runs every test of the project and adds up the results.
 
 Suites, in order: c (release build), sanitizers (ASan+UBSan: all C tests; TSan: those with
-threads), static (layering, lengths, linter, types), python (package, programs, daemon) and vllm
-(the real engine).
+threads; both: the daemon's tests), static (layering, lengths, linter, types), python (package,
+programs, daemon) and vllm (the real engine).
 The last line is "N passed, N failed, N skipped"; skips and failures are named above it.
 """
 
@@ -28,6 +28,8 @@ PYTEST_FOLDERS = {
     "static": ["tests/static"],
     "python": ["tests/client", "tests/daemon", "tests/cli", "tests/python"],
     "vllm": ["tests/vllm"],
+    "daemon-asan": ["tests/daemon"],
+    "daemon-tsan": ["tests/daemon"],
 }
 
 
@@ -96,7 +98,8 @@ def run_meson(folder: Path, options: list[str], suites: tuple[str, ...], label: 
     return meson_tally(folder, label)
 
 
-def run_pytest(suite: str) -> Tally:
+def run_pytest(suite: str, build: str = "") -> Tally:
+    """build: the folder whose daemon runs; "": $SHADOWSERVE_BUILD, or the release build."""
     folders = [f for f in PYTEST_FOLDERS[suite] if list((ROOT / f).glob("test_*.py"))]
     if not folders:
         return Tally(failed=1, notes=[f"FAILED {suite}: no test found"])
@@ -104,6 +107,8 @@ def run_pytest(suite: str) -> Tally:
     report.unlink(missing_ok=True)
     env = dict(os.environ)
     env.setdefault("SHADOWSERVE_BUILD", str(BUILD / "release"))
+    if build:
+        env["SHADOWSERVE_BUILD"] = str(BUILD / build)
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT / "python"), env.get("PYTHONPATH")]))
     command = [sys.executable, "-m", "pytest", "-q", "-rsf", "--tb=short", f"--junitxml={report}"]
     subprocess.run([*command, *folders], cwd=ROOT, env=env)
@@ -130,6 +135,8 @@ def run_suite(suite: str) -> Tally:
             BUILD / "asan", [*debug, "-Db_sanitize=address,undefined"], (), "asan+ubsan"
         )
         tally.add(run_meson(BUILD / "tsan", [*debug, "-Db_sanitize=thread"], TSAN_SUITES, "tsan"))
+        for build in ("asan", "tsan"):
+            tally.add(run_pytest(f"daemon-{build}", build))
         return tally
     return run_pytest(suite)
 

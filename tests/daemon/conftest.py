@@ -20,9 +20,7 @@ BUILD = Path(os.environ.get("SHADOWSERVE_BUILD", ROOT / "build" / "release")).re
 SANITIZED = BUILD.name in ("asan", "tsan")
 LIBRARY_BUILD = ROOT / "build" / "release" if SANITIZED else BUILD
 
-for folder in (HERE, ROOT / "python"):
-    if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
+sys.path[:0] = [str(HERE), str(ROOT / "python")]
 os.environ["SHADOWSERVE_LIBRARY"] = str(LIBRARY_BUILD / "src" / "client" / "libshadowserve.so")
 os.environ.setdefault("SHADOWSERVE_BUILD", str(BUILD))
 

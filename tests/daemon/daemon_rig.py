@@ -51,7 +51,7 @@ def wait_until(condition: Any, what: str) -> Any:
 
 
 def flags(keys: dict[str, object]) -> list[str]:
-    return [part for key, value in keys.items() for part in (f"--{key}".replace("_", "-"), value)]
+    return [f"--{key}={value}".replace("_", "-", key.count("_")) for key, value in keys.items()]
 
 
 class Daemon:
@@ -96,7 +96,7 @@ class Daemon:
         assert self.process
         _, errors = self.process.communicate(timeout=SOON_S)
         assert "Sanitizer" not in errors, errors
-        return self.process.returncode
+        return int(self.process.returncode)
 
     def stop(self) -> int:
         self.signal(signal.SIGTERM)
@@ -249,7 +249,8 @@ class Engine:
         return self.do(self.request(Op.FLUSH))
 
     def lookup(self, keys: bytes) -> int:
-        return self.do(self.request(Op.LOOKUP, keys=keys)).tokens
+        tokens: int = self.do(self.request(Op.LOOKUP, keys=keys)).tokens
+        return tokens
 
     def stat(self) -> dict[str, Any]:
         answer: dict[str, Any] = json.loads(self.session.stat(timeout_ms=20000))

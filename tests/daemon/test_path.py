@@ -107,7 +107,7 @@ def test_memory_by_address_works_like_a_memfd(start: Start) -> None:
     store = ssv.Request(Op.STORE, 1, keys(1, 2), blocks, region, tier=Tier.LOSSLESS)
     flush = ssv.Request(Op.FLUSH, 2)
     assert session.submit([store, flush]) == 2
-    done = {}
+    done: dict[int, ssv.Completion] = {}
     while len(done) < 2:
         done.update({c.user_data: c for c in session.poll(1000)})
     assert done[1].tokens == 512
