@@ -244,7 +244,7 @@ static void overlap_check_agrees_with_painting(void **state)
 	uint32_t overlaps = 0, sound = 0;
 
 	(void)state;
-	for (int i = 0; i < 20000; i++) {
+	for (int i = 0; i < 8000; i++) {
 		uint64_t this_seed = seed;
 		struct ssv_layout source = random_layout(&seed);
 		struct layout *layout = NULL;
