@@ -260,6 +260,47 @@ static void lookup_takes_the_minimum_over_ranks_and_waits_for_all(void **state)
 	rig_destroy(&rig);
 }
 
+/* The first chunk teaches a small size; the next ones are longer than the slots taken for them. */
+static void longer_value_than_expected_is_fetched_at_the_second_try(void **state)
+{
+	static const struct test_shape large = {SSV_DTYPE_BF16, 8, 4, 64, 32, 40};
+	struct plane_config config = rig_config("memory:plane-11");
+	struct ssv_request request = {.op = SSV_OP_STORE, .keys_count = 1, .blocks_count = 8};
+	const struct ssv_completion *completion;
+	struct test_region region;
+	struct sequence s;
+	struct rig rig;
+
+	(void)state;
+	config.arena_bytes = 24 * MIB;
+	rig_create(&rig, &config);
+	region_create(&rig, &region, PACKING_HND, &large, 0);
+	sequence_make(&s, &region, 5);
+	request.region = region.region;
+	for (uint32_t i = 0; i < 5; i++) {
+		request.keys = &s.keys[i];
+		request.blocks = &s.blocks[8 * i];
+		request.position = i * 256;
+		request.tier = i ? SSV_TIER_LOSSLESS : SSV_TIER_TINY;
+		request.codec = i ? SSV_CODEC_STORED : SSV_CODEC_R16;
+		assert_int_equal(rig_request(&rig, region.session, &request)->tokens, 256);
+		rig_flush(&rig, region.session);
+	}
+	region_paint(&region);
+	assert_int_equal(rig_fetch(&rig, &region, s.keys, 1, s.blocks, 8, 0, 0)->tokens, 256);
+	completion = rig_fetch(&rig, &region, s.keys + 1, 4, s.blocks + 8, 32, 0, 256);
+	assert_int_equal(completion->status, 0);
+	assert_int_equal(completion->tokens, 1024);
+	for (uint32_t i = 1; i < 5; i++)
+		assert_int_equal(region_wrong(&region, i, 0, s.blocks + 8 * i, 8), 0);
+	assert_true(rig_stat(&rig, "counters.fetch_retries") >= 1);
+	assert_true(rig_stat(&rig, "counters.heals") == 0);
+	assert_true(rig_stat(&rig, "workers.0.wire_slots_free") ==
+		    rig_stat(&rig, "workers.0.wire_slots"));
+	region_destroy(&region);
+	rig_destroy(&rig);
+}
+
 static void bad_requests_are_refused_with_the_number(void **state)
 {
 	struct plane_config config = rig_config("memory:plane-8");
@@ -416,6 +457,7 @@ int main(void)
 	    cmocka_unit_test(coarser_chunk_than_the_minimum_tier_is_a_miss_and_is_kept),
 	    cmocka_unit_test(stored_again_is_captured_at_once_and_put_once),
 	    cmocka_unit_test(lookup_takes_the_minimum_over_ranks_and_waits_for_all),
+	    cmocka_unit_test(longer_value_than_expected_is_fetched_at_the_second_try),
 	    cmocka_unit_test(bad_requests_are_refused_with_the_number),
 	    cmocka_unit_test(region_that_does_not_fit_is_refused_with_the_numbers),
 	    cmocka_unit_test(arena_that_is_too_small_is_refused_with_the_numbers),
