@@ -24,6 +24,7 @@
 #define FIXED_LANES 2u /* the writing and the quick one */
 #define WRITES_MAX  2u /* PUTs a lane */
 #define QUICKS_MAX  (LANE_REQUESTS_MAX - 2u)
+#define GRACE_NS    (50 * NS_PER_MS)
 
 enum redis_option {
 	OPTION_LANES,
@@ -378,8 +379,16 @@ static uint64_t expire(struct redis_store *redis, uint64_t now_ns)
 	return earliest;
 }
 
+/* A server that goes takes all lanes with it, but they tell one after another. A second attempt
+ * must not be spent on one that is dead already: it waits for a sign of life, or GRACE_NS. */
+static bool is_alive(const struct redis_store *redis, const struct lane *lane, uint64_t now_ns)
+{
+	return lane->up_ns > redis->lost_ns || lane->heard_ns > redis->lost_ns ||
+	       now_ns >= redis->lost_ns + GRACE_NS;
+}
+
 /* The least loaded lane of the role that is up; another role's if none of it is. */
-static struct lane *pick_lane(struct redis_store *redis, uint32_t role)
+static struct lane *pick_lane(struct redis_store *redis, uint32_t role, bool again, uint64_t now_ns)
 {
 	const uint32_t limits[LANE_ROLES] = {redis->pipeline, WRITES_MAX, QUICKS_MAX};
 	struct lane *own = NULL, *other = NULL;
@@ -390,7 +399,7 @@ static struct lane *pick_lane(struct redis_store *redis, uint32_t role)
 		struct lane *lane = &redis->lanes[i];
 		struct lane **best = lane->role == role ? &own : &other;
 
-		if (lane->state != LANE_UP)
+		if (lane->state != LANE_UP || (again && !is_alive(redis, lane, now_ns)))
 			continue;
 		role_up |= lane->role == role;
 		if (lane->count < limits[role] && (!*best || lane->count < (*best)->count))
@@ -399,21 +408,26 @@ static struct lane *pick_lane(struct redis_store *redis, uint32_t role)
 	return role_up ? own : other;
 }
 
+static void assign_queue(struct redis_store *redis, uint32_t role, bool again, uint64_t now_ns)
+{
+	struct op_queue *queue = again ? &redis->again[role] : &redis->waiting[role];
+
+	while (queue->first) {
+		struct lane *lane = pick_lane(redis, role, again, now_ns);
+
+		if (!lane)
+			return;
+		lane_add(redis, lane, op_queue_pop(queue), again, now_ns);
+	}
+}
+
 static void assign(struct redis_store *redis, uint64_t now_ns)
 {
 	uint32_t role;
 
 	for (role = 0; role < LANE_ROLES; role++) {
-		for (;;) {
-			bool again = redis->again[role].first != NULL;
-			struct op_queue *queue =
-			    again ? &redis->again[role] : &redis->waiting[role];
-			struct lane *lane = queue->first ? pick_lane(redis, role) : NULL;
-
-			if (!lane)
-				break;
-			lane_add(redis, lane, op_queue_pop(queue), again, now_ns);
-		}
+		assign_queue(redis, role, true, now_ns);
+		assign_queue(redis, role, false, now_ns);
 	}
 }
 
@@ -492,6 +506,10 @@ static uint32_t redis_poll(struct store *store, struct store_op **done, uint32_t
 
 	for (i = 0; i < redis->lanes_count; i++)
 		next_ns = u64_min(next_ns, lane_next_ns(redis, &redis->lanes[i]));
+	for (i = 0; i < LANE_ROLES; i++) {
+		if (redis->again[i].first && now_ns < redis->lost_ns + GRACE_NS)
+			next_ns = u64_min(next_ns, redis->lost_ns + GRACE_NS);
+	}
 	redis->next_ns = redis->done.first || redis->more ? 0 : next_ns;
 	return n;
 }

@@ -74,6 +74,7 @@ struct lane {
 	uint64_t retry_ns, backoff_ns;
 	uint64_t up_ns;       /* since when it is up */
 	uint64_t progress_ns; /* last byte moved, or begin of the step */
+	uint64_t heard_ns;    /* last byte received */
 
 	struct lane_request requests[LANE_REQUESTS_MAX]; /* ring */
 	uint32_t first, count;
@@ -112,7 +113,8 @@ struct redis_store {
 	struct op_queue waiting[LANE_ROLES];
 	struct op_queue again[LANE_ROLES]; /* lost a lane once */
 	struct op_queue done;
-	bool more; /* the last poll stopped at its budget */
+	uint64_t lost_ns; /* when a lane that was up was lost last */
+	bool more;        /* the last poll stopped at its budget */
 	uint64_t next_ns;
 	uint64_t logged_ns; /* at most one line a second */
 	struct store_stats stats;

@@ -159,7 +159,9 @@ static void plan_retry(struct redis_store *redis, struct lane *lane, uint64_t no
 
 	lane->refused = false;
 	lane->retry_ns = now_ns;
-	if (!was_up) {
+	if (was_up) {
+		redis->lost_ns = now_ns;
+	} else {
 		lane->address = (uint8_t)((lane->address + 1u) % redis->addresses_count);
 		if (++lane->tried < redis->addresses_count)
 			return;
@@ -464,7 +466,7 @@ static void lane_receive(struct redis_store *redis, struct lane *lane, uint64_t 
 			return;
 		}
 		moved += (uint64_t)n;
-		lane->progress_ns = now_ns;
+		lane->progress_ns = lane->heard_ns = now_ns;
 		err = take_head(redis, lane, now_ns);
 		if (err && lane->state != LANE_CLOSED)
 			lane_drop(redis, lane, err, strerror(-err), now_ns);
