@@ -53,6 +53,7 @@ void capture_begin(struct worker *worker, uint32_t task_index, uint64_t now_ns)
 	const struct task *task = &worker->tasks[task_index];
 	struct capture *capture =
 	    &worker->captures[task_index - worker->plane->task_first[TASK_STORE]];
+	const uint64_t ask_ns = worker->plane->config.lookup_deadline_ms * NS_PER_MS;
 
 	ssv_assert(capture->state == CAPTURE_IDLE && capture->task == task_index);
 	count(worker, COUNTER_STORES);
@@ -75,8 +76,12 @@ void capture_begin(struct worker *worker, uint32_t task_index, uint64_t now_ns)
 		return;
 	}
 	capture->state = CAPTURE_ASK;
+	/* A store that does not answer must not hold the engine's blocks for long. */
 	capture->op.op = (struct store_op){
-	    .kind = STORE_OP_EXISTS, .key = *task->keys, .deadline_ns = task->deadline_ns};
+	    .kind = STORE_OP_EXISTS,
+	    .key = *task->keys,
+	    .deadline_ns = u64_min(task->deadline_ns, now_ns + ask_ns),
+	};
 	worker_op_begin(worker, &capture->op, now_ns);
 }
 

@@ -264,6 +264,21 @@ static void store_that_finds_no_room_until_its_deadline_is_dropped(void **state)
 	setting_end(&s);
 }
 
+static void silent_store_gives_the_blocks_of_a_store_back_soon(void **state)
+{
+	const struct ssv_completion *completion;
+	struct setting s;
+
+	(void)state;
+	setting_make(&s, NULL);
+	s.world.forced[STORE_OP_EXISTS] = SIM_STALL;
+	completion = rig_store(&s.rig, &s.region, s.keys, 3, s.blocks, 0);
+	assert_int_equal(completion->status, -ETIMEDOUT);
+	assert_int_equal(completion->tokens, 0);
+	assert_true(completion->elapsed_us < 1100 * 1000); /* the lookup's second, not five */
+	setting_end(&s);
+}
+
 static void flush_gives_up_at_its_deadline(void **state)
 {
 	const struct ssv_request flush = {.op = SSV_OP_FLUSH, .deadline_ms = 30};
@@ -358,6 +373,7 @@ int main(void)
 	    cmocka_unit_test(region_is_detached_only_after_its_fetch_is_quiescent),
 	    cmocka_unit_test(session_ends_after_its_requests_and_captured_chunks_are_still_put),
 	    cmocka_unit_test(store_that_finds_no_room_until_its_deadline_is_dropped),
+	    cmocka_unit_test(silent_store_gives_the_blocks_of_a_store_back_soon),
 	    cmocka_unit_test(flush_gives_up_at_its_deadline),
 	    cmocka_unit_test(draining_plane_fetches_but_captures_nothing_new),
 	    cmocka_unit_test(full_plane_refuses_and_recovers),
