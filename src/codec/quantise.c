@@ -17,7 +17,9 @@
 #define MEDIAN_FACTOR  1.06f /* of the median channel's sigma, for a K step */
 #define SIGMA_TOKENS   16u   /* fewer tokens give no sigma of their own */
 #define STEP_BITS_MAX  0x7bffu
-#define OFFSET_BITS    8u /* what an offset costs, about */
+#define PEAK_RATIO     8.0f /* of the largest value over the rms: look closer */
+#define POWER_RATIO    8.0f /* of mean over median token power: beyond it outliers set the step */
+#define OFFSET_BITS    8u   /* what an offset costs, about */
 #define HISTOGRAM_HALF (8 << RAW_BITS_MAX)
 
 static void group_values(const struct draft *d, uint32_t group)
@@ -37,6 +39,7 @@ static void group_spread(const struct draft *d, uint32_t group)
 {
 	struct codec_scratch *s = d->scratch;
 	double sum[LANES] = {0}, square[LANES] = {0};
+	float peak[LANES] = {0};
 	uint32_t lanes = draft_lanes(d, group);
 	int32_t count[LANES] = {0};
 
@@ -48,6 +51,9 @@ static void group_spread(const struct draft *d, uint32_t group)
 			int finite = f32_is_finite(row[i]);
 			double x = finite ? row[i] : 0;
 
+			float magnitude = f32_of(f32_bits((float)x) & INT32_MAX);
+
+			peak[i] = magnitude > peak[i] ? magnitude : peak[i];
 			sum[i] += x;
 			square[i] += x * x;
 			count[i] += finite;
@@ -60,6 +66,7 @@ static void group_spread(const struct draft *d, uint32_t group)
 
 		s->power[channel] = (float)(square[i] / n);
 		s->spread[channel] = (float)(variance > 0 ? variance : 0);
+		s->peak[channel] = peak[i];
 	}
 }
 
@@ -88,11 +95,51 @@ static double mean(const float *values, uint32_t count)
 	return sum / count;
 }
 
+/* The median over tokens of a head's mean square. */
+static float median_token_power(const struct draft *d, uint32_t head)
+{
+	uint32_t first = head * d->part->dim, end = first + d->part->dim;
+	float power[SSV_CHUNK_TOKENS] = {0};
+
+	for (uint32_t group = first / LANES; group <= (end - 1) / LANES; group++) {
+		uint32_t lanes = draft_lanes(d, group);
+
+		group_values(d, group);
+		for (uint32_t i = 0; i < lanes; i++) {
+			uint32_t channel = group * LANES + lane_channel(i, lanes);
+
+			if (channel < first || channel >= end)
+				continue;
+			for (uint32_t t = 0; t < d->tokens; t++) {
+				float x = d->scratch->values[t * LANES + i];
+
+				power[t] += f32_is_finite(x) ? x * x : 0;
+			}
+		}
+	}
+	return median(power + d->verbatim, d->tokens - d->verbatim) / (float)d->part->dim;
+}
+
+/* A head's mean square; tokens far beyond the others are not allowed to set it. */
+static float head_power(const struct draft *d, uint32_t head)
+{
+	const struct codec_scratch *s = d->scratch;
+	uint32_t first = head * d->part->dim;
+	float power = (float)mean(s->power + first, d->part->dim), peak = 0, usual;
+
+	for (uint32_t c = first; c < first + d->part->dim; c++)
+		peak = s->peak[c] > peak ? s->peak[c] : peak;
+	if (peak <= PEAK_RATIO * sqrtf(power) || d->tokens - d->verbatim < SIGMA_TOKENS)
+		return power;
+	usual = median_token_power(d, head) * POWER_RATIO;
+	return usual > 0 && power > usual ? usual : power;
+}
+
 static uint16_t head_step(const struct draft *d, const struct tier *tier, uint32_t head)
 {
 	struct codec_scratch *s = d->scratch;
 	uint32_t dim = d->part->dim, channel = head * dim, bits;
-	float power = (float)sqrt(mean(s->power + channel, dim));
+	float power = sqrtf(head_power(d, head));
 	float step = tier->alpha_v * power;
 
 	if (d->part->role != SSV_ROLE_V && d->tokens - d->verbatim >= SIGMA_TOKENS) {

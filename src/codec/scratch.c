@@ -56,6 +56,7 @@ static void lay_out(struct codec_scratch *s, struct arena *arena, uint32_t chann
 	s->values = arena_take(arena, TILE_ELEMENTS * sizeof(*s->values));
 	s->outside = arena_take(arena, SSV_CHUNK_TOKENS * sizeof(*s->outside));
 	s->power = arena_take(arena, channels_max * sizeof(*s->power));
+	s->peak = arena_take(arena, channels_max * sizeof(*s->peak));
 	s->spread = arena_take(arena, channels_max * sizeof(*s->spread));
 	s->sorted = arena_take(arena, channels_max * sizeof(*s->sorted));
 	s->steps = arena_take(arena, channels_max * sizeof(*s->steps));

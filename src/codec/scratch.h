@@ -41,6 +41,7 @@ struct codec_scratch {
 	uint64_t *outside;    /* [SSV_CHUNK_TOKENS]: lanes of the group that need an exception */
 	float *power;         /* [channels_max]: mean square of a channel */
 	float *spread;        /* [channels_max]: its variance */
+	float *peak;          /* [channels_max]: its largest magnitude */
 	float *sorted;        /* [channels_max]: for medians */
 	uint16_t *steps;      /* [channels_max], by head */
 	uint8_t *raw_bits;    /* [groups_max] */
