@@ -53,7 +53,7 @@ static void lossless_is_bit_exact(void **state)
 }
 
 /* Half a step, the element's own rounding, and nothing for what is not finite. */
-static uint32_t coded_entries;
+static uint32_t coded_entries[5]; /* by dtype: a test of stored entries alone proves little */
 
 static void assert_within_step(const struct container *container, uint32_t index, const uint8_t *in,
 			       const uint8_t *out)
@@ -69,7 +69,7 @@ static void assert_within_step(const struct container *container, uint32_t index
 	container_tensor_meta(container, &entry, 0, &meta);
 	channels = part_channels(&shape->parts[entry.part]);
 	dim = shape->parts[entry.part].dim;
-	coded_entries += meta.steps != NULL;
+	coded_entries[shape->dtype] += meta.steps != NULL;
 	for (uint32_t i = 0; i < channels * shape->tokens; i++) {
 		float x = element_value(shape->dtype, in, i),
 		      y = element_value(shape->dtype, out, i);
@@ -124,12 +124,11 @@ static void lossy_stays_within_its_step(void **state)
 	uint64_t seed = test_seed();
 
 	for (uint32_t b = 0; lossless_at(b); b++) {
-		coded_entries = 0;
+		memset(coded_entries, 0, sizeof(coded_entries));
 		for (uint32_t i = 0; i < ARRAY_COUNT(shapes) * 5 * 4; i++)
 			check_lossy(*state, i, seed, lossless_at(b)->codec);
-		print_message("%s: %u coded entries\n", lossless_at(b)->name, coded_entries);
-		if (lossless_at(b)->has_classes)
-			assert_true(coded_entries > 300);
+		for (uint32_t d = 0; lossless_at(b)->has_classes && d < 5; d++)
+			assert_true(coded_entries[d] > 100);
 	}
 }
 

@@ -23,8 +23,8 @@
 static const uint8_t tiers[] = {SSV_TIER_LOSSLESS, SSV_TIER_STANDARD};
 
 /* CRC-32C of what each standard container decodes to, by dtype. */
-static const uint32_t standard_values[] = {0x1818a455, 0x3e8169e0, 0x81415336, 0xe7a4caaa,
-					   0x8219bbe0};
+static const uint32_t standard_values[] = {0x1818a455, 0x3e8169e0, 0x81415336, 0x55453e11,
+					   0x057830c2};
 
 static const char *folder;
 
