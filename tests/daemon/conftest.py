@@ -8,6 +8,8 @@ has no sanitizer in it, so with a sanitized build it is taken from build/release
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,7 +26,7 @@ sys.path[:0] = [str(HERE), str(ROOT / "python")]
 os.environ["SHADOWSERVE_LIBRARY"] = str(LIBRARY_BUILD / "src" / "client" / "libshadowserve.so")
 os.environ.setdefault("SHADOWSERVE_BUILD", str(BUILD))
 
-from daemon_rig import Daemon, short_folder  # noqa: E402
+from daemon_rig import Daemon, Redis, short_folder  # noqa: E402
 
 
 @pytest.fixture
@@ -47,3 +49,27 @@ def start(folder: Path) -> Iterator[Callable[..., Daemon]]:
     yield starter
     for daemon in daemons:
         daemon.discard()
+
+
+@pytest.fixture
+def redis(folder: Path) -> Iterator[Redis]:
+    if not shutil.which("redis-server"):
+        pytest.skip("no redis-server here")
+    server = Redis(folder)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def small_disk(folder: Path) -> Iterator[Path]:
+    disk = folder / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("may not mount a small disk here")
+    yield disk
+    # Lazily: a daemon that a failed test left may still use it.
+    subprocess.run(["umount", "-l", disk], check=True)

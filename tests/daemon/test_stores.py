@@ -4,37 +4,21 @@
 from __future__ import annotations
 
 import errno
-import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from daemon_rig import SOON_S, Daemon, Engine, key, keys, wait_until
+from daemon_rig import SOON_S, Daemon, Engine, Redis, free_port, key, keys, wait_until
 from shadowserve.binding import Tier
 
 Start = Callable[..., Daemon]
 
 
 # ---- the folder ----------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def small_disk(folder: Path) -> Iterator[Path]:
-    disk = folder / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip("may not mount a small disk here")
-    yield disk
-    # Lazily: a daemon that a failed test left may still use it.
-    subprocess.run(["umount", "-l", disk], check=True)
 
 
 def test_a_full_disk_drops_stores_and_serves_what_is_there(start: Start, small_disk: Path) -> None:
@@ -53,20 +37,20 @@ def test_a_full_disk_drops_stores_and_serves_what_is_there(start: Start, small_d
     engine.close()
 
 
-def test_a_folder_that_becomes_read_only_drops_stores(start: Start, folder: Path) -> None:
-    if os.geteuid() == 0:
-        pytest.skip("root writes everywhere")
-    engine = Engine(start())
+def test_a_disk_that_becomes_read_only_drops_stores(start: Start, small_disk: Path) -> None:
+    engine = Engine(start(store=f"file:{small_disk}/store?bytes=1G"))
     engine.memory.fill(1, list(range(16)))
     engine.do(engine.store(key(0), list(range(8))))
     engine.flush()
-    for path, _, _ in os.walk(folder / "store"):
-        os.chmod(path, 0o500)
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     assert engine.do(engine.store(key(1), list(range(8, 16)))).status == 0
-    engine.flush()
+    assert engine.flush().status == 0
     assert engine.lookup(key(0)) == 256 and engine.lookup(key(1)) == 0
-    for path, _, _ in os.walk(folder / "store"):
-        os.chmod(path, 0o700)
+    assert engine.do(engine.fetch(key(0), list(range(8, 16)))).tokens == 256
+    subprocess.run(["mount", "-o", "remount,rw", small_disk], check=True)
+    engine.do(engine.store(key(1), list(range(8))))
+    engine.flush()
+    assert engine.lookup(key(1)) == 256
     engine.close()
 
 
@@ -103,52 +87,6 @@ def test_a_chunk_damaged_on_the_disk_is_a_miss_and_healed(start: Start, folder: 
 
 
 # ---- redis ---------------------------------------------------------------------------------------
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-class Redis:
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.port = free_port()
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
-        options += ["--save", "", "--appendonly", "yes", "--appendfsync", "always"]
-        self.process = subprocess.Popen(
-            ["redis-server", *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        wait_until(self._answers, "redis-server to answer")
-
-    def _answers(self) -> bool:
-        try:
-            with socket.create_connection(("127.0.0.1", self.port), timeout=1) as link:
-                link.sendall(b"PING\r\n")
-                return link.recv(16).startswith(b"+PONG")
-        except OSError:
-            return False
-
-    def stop(self, number: int = signal.SIGKILL) -> None:
-        if self.process:
-            self.process.send_signal(signal.SIGCONT)
-            self.process.send_signal(number)
-            self.process.wait(SOON_S)
-            self.process = None
-
-
-@pytest.fixture
-def redis(folder: Path) -> Iterator[Redis]:
-    if not shutil.which("redis-server"):
-        pytest.skip("no redis-server here")
-    server = Redis(folder)
-    server.start()
-    yield server
-    server.stop()
 
 
 def test_redis_stopped_and_started_again_in_the_middle_of_fetches(
