@@ -59,10 +59,15 @@ static int refuse_request(const struct plane *plane, uint64_t session,
 	const struct layout *layout = NULL;
 	int err;
 
-	if (request->op == SSV_OP_CANCEL || request->op == SSV_OP_FLUSH)
-		return 0;
-	if (request->op < SSV_OP_LOOKUP || request->op > SSV_OP_STORE)
+	if (request->op < SSV_OP_LOOKUP || request->op > SSV_OP_FLUSH)
 		return plane_refuse(error, -EINVAL, "operation %u is not known", request->op);
+	/* What an operation does not name is not copied, so it must not be there. */
+	if ((request->op > SSV_OP_STORE && (request->keys_count || request->blocks_count)) ||
+	    (request->op == SSV_OP_LOOKUP && request->blocks_count))
+		return plane_refuse(error, -EINVAL, "operation %u with %u keys and %u blocks",
+				    request->op, request->keys_count, request->blocks_count);
+	if (request->op > SSV_OP_STORE)
+		return 0;
 	if (request->keys_count > SSV_KEYS_MAX || request->blocks_count > SSV_BLOCKS_MAX ||
 	    ranks > SSV_RANKS_MAX)
 		return plane_refuse(error, -E2BIG,

@@ -108,6 +108,7 @@ void capture_cancel(struct worker *worker, uint32_t task_index)
 static void capture_put_done(struct worker *worker, struct capture *capture)
 {
 	const struct store_op *op = &capture->op.op;
+	char hex[PLANE_KEY_TEXT];
 
 	if (op->status == 0) {
 		count(worker, COUNTER_PUTS);
@@ -116,7 +117,8 @@ static void capture_put_done(struct worker *worker, struct capture *capture)
 			    shape_kv_bytes(&capture->shape));
 	} else {
 		count(worker, COUNTER_PUT_ERRORS);
-		log_warn("put failed status=%d bytes=%llu", op->status,
+		plane_key_text(&capture->identity.key, hex);
+		log_warn("put failed key=%s status=%d bytes=%llu", hex, op->status,
 			 (unsigned long long)op->value_bytes);
 	}
 	capture_free(worker, capture);
@@ -249,7 +251,10 @@ static int copy_unit(struct worker *worker)
 
 static void encode_fail(struct worker *worker, struct capture *capture, int err)
 {
-	log_warn("encoding failed status=%d tensor=%u", err, capture->tensor);
+	char hex[PLANE_KEY_TEXT];
+
+	plane_key_text(&capture->identity.key, hex);
+	log_warn("encoding failed key=%s status=%d tensor=%u", hex, err, capture->tensor);
 	count(worker, COUNTER_PUT_ERRORS);
 	worker->encoding = NO_INDEX;
 	capture_free(worker, capture);

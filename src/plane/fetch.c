@@ -116,11 +116,9 @@ static void lane_end(struct worker *worker, struct lane *lane, int status)
 /* The chunk failed a check. Log it once, by key; delete it unless it is sound for others. */
 static void lane_fault(struct worker *worker, struct lane *lane, enum container_fault fault)
 {
-	const struct ssv_key *key = lane_task(worker, lane)->keys;
-	char hex[2 * sizeof(key->bytes) + 1];
+	char hex[PLANE_KEY_TEXT];
 
-	for (uint32_t i = 0; i < sizeof(key->bytes); i++)
-		snprintf(hex + 2 * i, 3, "%02x", key->bytes[i]);
+	plane_key_text(lane_task(worker, lane)->keys, hex);
 	log_warn("chunk refused key=%s fault=\"%s\"", hex, container_fault_text(fault));
 	if ((uint32_t)fault < FAULTS_COUNT)
 		counter_add(&worker->faults[fault], 1);

@@ -31,6 +31,7 @@
 #define TIME_BUCKETS       24u /* log2 of microseconds */
 #define CAPTURE_SLICE      (256 * KIB)
 #define DELETE_DEADLINE_NS (1000 * (uint64_t)1000000)
+#define PLANE_KEY_TEXT     65u /* bytes of a key in hexadecimal, with its end */
 #define FAULTS_COUNT       24u
 #define WAYS_MAX           4u /* delivery ways in use at once at a worker */
 #define NO_INDEX           UINT32_MAX
@@ -427,6 +428,7 @@ struct plane {
 
 /* plane.c */
 int SSV_PRINTF(3, 4) plane_refuse(char *error, int code, const char *format, ...);
+void plane_key_text(const struct ssv_key *key, char text[PLANE_KEY_TEXT]);
 void plane_event_push(struct plane *plane, const struct plane_event *event);
 
 /* jobs.c: the life of a request. */

@@ -24,6 +24,12 @@ int plane_refuse(char *error, int code, const char *format, ...)
 	return code;
 }
 
+void plane_key_text(const struct ssv_key *key, char text[PLANE_KEY_TEXT])
+{
+	for (uint32_t i = 0; i < sizeof(key->bytes); i++)
+		snprintf(text + 2 * i, 3, "%02x", key->bytes[i]);
+}
+
 /* ---- creation ------------------------------------------------------------------------------- */
 
 struct limit {

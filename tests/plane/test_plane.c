@@ -11,6 +11,7 @@
 
 #include <cmocka.h>
 
+#include "base/clock.h"
 #include "rig.h"
 
 static const struct test_shape small = {SSV_DTYPE_BF16, 2, 2, 32, 32, 64};
@@ -393,6 +394,79 @@ static void bad_requests_are_refused_with_the_number(void **state)
 	rig_destroy(&rig);
 }
 
+/* Every field of a request comes from outside: refused or completed, never anything else. */
+static void random_requests_are_refused_or_completed(void **state)
+{
+	struct plane_config config = rig_config("memory:plane-12");
+	static struct ssv_key keys[64];
+	static uint32_t blocks[256];
+	uint64_t seed = test_seed(3), accepted = 0, completed = 0;
+	struct test_region region;
+	struct plane_event event;
+	struct rig rig;
+
+	(void)state;
+	rig_create(&rig, &config);
+	region_create(&rig, &region, PACKING_NHD, &small, 0);
+	for (uint32_t i = 0; i < 20000; i++) {
+		const uint32_t edges[] = {0, 1, 2, 8, 32, 255, 256, 4096, 65536, UINT32_MAX};
+		uint32_t number[8];
+		struct ssv_request r;
+
+		for (uint32_t k = 0; k < 8; k++) {
+			number[k] = (uint32_t)next_random(&seed) % 40;
+			if (next_random(&seed) % 4 == 0)
+				number[k] = edges[next_random(&seed) % ARRAY_COUNT(edges)];
+		}
+		for (uint32_t k = 0; k < 8; k++)
+			blocks[next_random(&seed) % 256] = number[k] % 65;
+		r = (struct ssv_request){
+		    .op = (uint8_t)(number[0] % 7),
+		    .tier = (uint8_t)(number[1] % 8),
+		    .codec = (uint8_t)(number[2] % 9),
+		    .min_tier = (uint8_t)(number[2] % 8),
+		    .region = next_random(&seed) % 8 ? region.region : number[3],
+		    .user_data = i,
+		    .target = i - number[7],
+		    .keys = next_random(&seed) % 16 ? keys : NULL,
+		    .blocks = next_random(&seed) % 16 ? blocks : NULL,
+		    /* As the session does: counts never pass what the message held. */
+		    .keys_count = number[3] <= 64 || number[3] > SSV_KEYS_MAX ? number[3] : 1,
+		    .blocks_count = number[4] <= 256 || number[4] > SSV_BLOCKS_MAX ? number[4] : 8,
+		    .ranks_count = number[5],
+		    .first_token = number[6] % 300,
+		    .position = number[7],
+		    .deadline_ms = number[5] % 50,
+		};
+		if (next_random(&seed) % 2) { /* often nearly right */
+			r.op = 1 + i % 3;
+			r.tier = r.codec = 0;
+			r.keys = keys;
+			r.keys_count = 1 + number[3] % 3;
+			r.ranks_count = 0;
+			r.blocks = blocks;
+			r.blocks_count = r.op == SSV_OP_LOOKUP ? 0 : r.keys_count * 8;
+			r.first_token = 0;
+		}
+		accepted += plane_submit(rig.plane, region.session, &r, rig.now_ns, NULL) == 0;
+		rig_step(&rig);
+		rig.now_ns += NS_PER_MS / 4;
+		while (plane_poll(rig.plane, &event, 1))
+			completed++;
+	}
+	for (uint32_t i = 0; i < 100000 && completed < accepted; i++) {
+		rig_step(&rig);
+		rig.now_ns += NS_PER_MS;
+		while (plane_poll(rig.plane, &event, 1))
+			completed++;
+	}
+	assert_int_equal(completed, accepted);
+	print_message("%llu of 20000 accepted\n", (unsigned long long)accepted);
+	assert_true(accepted > 1000 && accepted < 19000);
+	region_destroy(&region);
+	rig_destroy(&rig);
+}
+
 static void region_that_does_not_fit_is_refused_with_the_numbers(void **state)
 {
 	struct plane_config config = rig_config("memory:plane-9");
@@ -459,6 +533,7 @@ int main(void)
 	    cmocka_unit_test(lookup_takes_the_minimum_over_ranks_and_waits_for_all),
 	    cmocka_unit_test(longer_value_than_expected_is_fetched_at_the_second_try),
 	    cmocka_unit_test(bad_requests_are_refused_with_the_number),
+	    cmocka_unit_test(random_requests_are_refused_or_completed),
 	    cmocka_unit_test(region_that_does_not_fit_is_refused_with_the_numbers),
 	    cmocka_unit_test(arena_that_is_too_small_is_refused_with_the_numbers),
 	};
