@@ -74,7 +74,7 @@ static int ask_python(const char *python, char *line, size_t line_bytes)
 	uint64_t end_ns = clock_now_ns() + PYTHON_WAIT_NS;
 	size_t length = 0;
 	pid_t pid;
-	int fd, err = spawn_python(python, &pid, &fd);
+	int fd = -1, err = spawn_python(python, &pid, &fd);
 
 	line[0] = 0;
 	if (err)
