@@ -13,6 +13,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <sys/wait.h>
@@ -114,6 +115,8 @@ void peer_start(struct peer *peer, daemon_script *script)
 	if (peer->pid == 0) {
 		int socket;
 
+		/* Also when the test fails: a stopped daemon must not outlive it. */
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		/* The process that listens is the one whose pidfd a client gets. */
 		if (listen(listener, 8) || write(ready[1], "x", 1) != 1)
 			_exit(9);

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import json
 import os
@@ -213,6 +214,7 @@ def engine_process(daemon: Daemon, fetches: int, then: Callable[[], None]) -> in
     read_end, write_end = os.pipe()
     pid = os.fork()
     if pid == 0:
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: never outlives the test
         try:
             engine = Engine(daemon, name="other")
             engine.submit(
