@@ -82,7 +82,10 @@ def test_abort_during_a_load(engine, computed, spy, daemon):
 def test_abort_of_one_of_two_loads(engine, computed, spy, daemon):
     spy.before_load = lambda load: daemon.pause()
     dropped, kept = engine.add(TOKENS, 4), engine.add(TOKENS, 16)
-    wait_until(lambda: engine.step() or spy.loads, "loads")
+    side = engine.connector._scheduler
+    states = side._requests.values()
+    wait_until(lambda: side._poll() or all(one.answered for one in states), "both answers")
+    engine.step()
     first, second = spy.loads
     assert not set(first.blocks) & set(second.blocks)
     engine.abort(dropped)
@@ -173,6 +176,28 @@ def test_daemon_killed_during_stores(engine, computed, spy, daemon):
     engine.assert_nothing_leaked()
     daemon.start()
     assert_hits(engine)
+
+
+def test_daemon_stopped_during_stores(engine, computed, spy, daemon):
+    """Blocks that a stopped daemon may still read are not given to others."""
+    fresh = prompt(50, 3000)
+    name = engine.add(fresh, 16)
+    wait_until(lambda: engine.step() or spy.stored, "a store")
+    daemon.pause()
+    (output,) = engine.run(name)
+    assert len(output.outputs[0].token_ids) == 16
+    side = engine.connector._scheduler
+    held = {block.block_id for one in side._stores.values() for block in one.blocks}
+    assert len(held) <= max(8, engine.pool.num_gpu_blocks // 50)
+    for seed in range(3):
+        assert engine.generate(prompt(60 + seed, 2000), 4)[1]
+    assert all(engine.pool.blocks[number].ref_cnt for number in held)
+    daemon.resume()
+    engine.flush()
+    engine.forget()
+    cached, _, _ = engine.generate(fresh)
+    assert cached >= 256
+    spy.assert_loaded(spy.loads[-1], spy.stored)
 
 
 def test_damaged_chunk_is_computed_and_heals(engine, computed, spy, daemon):

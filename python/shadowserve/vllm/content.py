@@ -16,6 +16,8 @@ from typing import Any
 from shadowserve import model
 from shadowserve.binding import CHUNK_TOKENS, KEY_BYTES
 
+ADAPTERS_MAX = 4096
+
 # vLLM's own hashes; a name that a client gave to its input instead is no identity by content.
 _CONTENT_HASH = re.compile(r"[0-9a-f]{64}|[0-9a-f]{128}")
 
@@ -39,6 +41,8 @@ class Adapters:
         folder = Path(request.lora_path)
         if not folder.is_dir():
             raise model.NotKeyable(f"the adapter {request.lora_name} is in no local folder")
+        if len(self._known) >= ADAPTERS_MAX and place not in self._known:
+            raise model.NotKeyable(f"more than {ADAPTERS_MAX} adapters were used")
         stamp = model.adapter_stamp(folder)
         known = self._known.get(place)
         if place not in self._known or (request.load_inplace and known and known.stamp != stamp):

@@ -145,6 +145,7 @@ class Scheduler:
             return
         state = _Request(request, self._roots_of(request.cache_salt or ""), content, [])
         state.keys = [b""] * self._ranks
+        state.may_store = self._served.may_store
         self._requests[request.request_id] = state
         self._ask(state)
 
@@ -236,6 +237,8 @@ class Scheduler:
         """vLLM's get_num_new_matched_tokens. None: ask again in the next step."""
         state = self._requests.get(request.request_id)
         if state is None or state.loads_failed or request.skip_reading_prefix_cache:
+            return 0, False
+        if not self._served.may_load:
             return 0, False
         if request.num_preemptions != state.preemptions:
             state.base_tokens, state.loads = None, 0

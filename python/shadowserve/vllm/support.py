@@ -48,6 +48,8 @@ class Served:
     block_tokens: int
     layer_names: tuple[str, ...]  # in the model's order
     kv_cache_dtype: str
+    may_load: bool = True
+    may_store: bool = True
 
     def key_root(self, rank: int, name_space: str, salt: str) -> KeyRoot:
         shape = self.shapes[rank]
@@ -85,6 +87,8 @@ def served(vllm_config: Any, kv_cache_config: Any) -> Served:
         block_tokens=block_tokens,
         layer_names=layer_names,
         kv_cache_dtype=vllm_config.cache_config.cache_dtype,
+        may_load=vllm_config.kv_transfer_config.is_kv_consumer,
+        may_store=vllm_config.kv_transfer_config.is_kv_producer,
     )
 
 
