@@ -37,7 +37,7 @@ const struct key_row config_keys[] = {
     {"lookup_deadline_ms", KEY_COUNT, AT(lookup_deadline_ms), "1000", 1, 600000, "for a lookup"},
     {"drain_timeout_ms", KEY_COUNT, AT(drain_timeout_ms), "5000", 0, 600000,
      "after SIGTERM, for captured chunks to be put"},
-    {"tier", KEY_TIER, AT(tier), "standard", 0, 0, "of chunks stored by requests that name none"},
+    {"tier", KEY_TIER, AT(tier), "lossless", 0, 0, "of chunks stored by requests that name none"},
     {"codec", KEY_CODEC, AT(codec), "r16", 0, 0, "lossless back end, likewise"},
     {"min_tier", KEY_ANY_TIER, AT(min_tier), "any", 0, 0,
      "coarsest tier read; coarser chunks are misses"},
