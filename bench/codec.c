@@ -2,13 +2,13 @@
 /*
  * codec.c - bench_codec: ratio, error and speed of every tier and back end on a KV dump, as JSON.
  *
- *	bench_codec FILE [RUNS [TIER [CODEC]]]
+ *	bench_codec FILE [RUNS [TIER [CODEC [OUT]]]]
  *
  * FILE is a dump of tests/codec/make_kv.py; its whole chunks are encoded and decoded one after
  * another on one core, RUNS times (5). classes_gb_s is checksum and back end without dequantising,
- * library_gb_s (deflate) is libdeflate alone on the same class data. Speeds are medians, in GB/s of
- *uncompressed KV. The decoded chunks lie in one warm buffer of a chunk's size, as pages of an
- *engine would.
+ * library_gb_s (deflate) is libdeflate alone on the same class data. Speeds are medians, in GB of
+ * uncompressed KV a second of processor time. The decoded chunks lie in one warm buffer of a
+ * chunk's size, as pages of an engine would. OUT receives the decoded KV as a dump (quality.py).
  */
 #include <libdeflate.h>
 #include <stdio.h>
@@ -94,6 +94,30 @@ static void dump_read(struct bench *bench, const char *path)
 	if (fread(bench->dump, 1, bytes, file) != bytes)
 		die("shorter than its header says", path);
 	fclose(file);
+}
+
+/* Put the chunk just decoded where it came from. */
+static void chunk_return(struct bench *bench, uint32_t chunk)
+{
+	uint64_t tensor = shape_tensor_bytes(&bench->shape, 0);
+	uint64_t dump_tensor = tensor / SSV_CHUNK_TOKENS * bench->dump_tokens;
+
+	for (uint32_t t = 0; t < shape_tensors(&bench->shape); t++)
+		memcpy(bench->dump + t * dump_tensor + chunk * tensor, bench->out + t * tensor,
+		       tensor);
+}
+
+static void dump_write(const struct bench *bench, const char *from, const char *path)
+{
+	uint64_t bytes = shape_kv_bytes(&bench->shape) / SSV_CHUNK_TOKENS * bench->dump_tokens;
+	uint8_t head[DUMP_HEADER_BYTES];
+	FILE *in = fopen(from, "rb"), *out = fopen(path, "wb");
+
+	if (!in || !out || fread(head, 1, sizeof(head), in) != sizeof(head) ||
+	    fwrite(head, 1, sizeof(head), out) != sizeof(head) ||
+	    fwrite(bench->dump, 1, bytes, out) != bytes || fclose(out))
+		die("cannot write", path);
+	fclose(in);
 }
 
 /* Cut the dump into chunks of canonical order. */
@@ -264,6 +288,7 @@ static struct result measure(struct bench *bench, uint8_t tier, uint8_t codec)
 	}
 	for (uint32_t c = 0; c < bench->chunks_count; c++) {
 		decode_chunk(bench, c, &container);
+		chunk_return(bench, c);
 		result.wire_bytes += bench->values[c].bytes_count;
 		for (uint32_t p = 0; p < 2; p++)
 			result.error[p] += container.header.error[p] / bench->chunks_count;
@@ -299,7 +324,7 @@ int main(int argc, char **argv)
 	int first = 1;
 
 	if (argc < 2)
-		die("usage", "bench_codec FILE [RUNS [TIER [CODEC]]]");
+		die("usage", "bench_codec FILE [RUNS [TIER [CODEC [OUT]]]]");
 	bench.runs = argc > 2 ? (uint32_t)strtoul(argv[2], NULL, 10) : 5;
 	if (!bench.runs || bench.runs > RUNS_MAX)
 		die("RUNS must be 1 to 101", argv[2]);
@@ -323,6 +348,8 @@ int main(int argc, char **argv)
 		}
 	}
 	printf("\n]}\n");
+	if (argc > 5)
+		dump_write(&bench, argv[1], argv[5]);
 	codec_scratch_fini(bench.scratch);
 	return 0;
 }

@@ -17,13 +17,16 @@ import torch
 from tokenizers import Tokenizer
 from transformers import DynamicCache, LlamaForCausalLM
 
+HEADER = struct.Struct("<8s7I")
+MAGIC = b"SSVKVD01"
 DTYPES = {
-    "bf16": (0, torch.bfloat16),
-    "fp16": (1, torch.float16),
-    "fp32": (2, torch.float32),
-    "e4m3": (3, torch.float8_e4m3fn),
-    "e5m2": (4, torch.float8_e5m2),
+    torch.bfloat16: 0,
+    torch.float16: 1,
+    torch.float32: 2,
+    torch.float8_e4m3fn: 3,
+    torch.float8_e5m2: 4,
 }
+NAMES = dict(zip(("bf16", "fp16", "fp32", "e4m3", "e5m2"), DTYPES, strict=True))
 
 
 def prompt_ids(model_dir: pathlib.Path, texts: list[pathlib.Path], tokens: int) -> torch.Tensor:
@@ -38,13 +41,24 @@ def prompt_ids(model_dir: pathlib.Path, texts: list[pathlib.Path], tokens: int) 
 
 
 @torch.no_grad()
-def kv_after_prompt(model_dir: pathlib.Path, ids: torch.Tensor) -> torch.Tensor:
-    """KV of the prompt as [layer][part][token][head][dim]."""
-    model = LlamaForCausalLM.from_pretrained(model_dir, dtype=torch.bfloat16).eval()
+def kv_of(model: LlamaForCausalLM, ids: torch.Tensor) -> torch.Tensor:
+    """KV of a prompt as [layer][part][token][head][dim]."""
     cache = DynamicCache()
     model(input_ids=ids, past_key_values=cache, use_cache=True)
     layers = [torch.stack((layer.keys[0], layer.values[0])) for layer in cache.layers]
     return torch.stack(layers).transpose(2, 3).contiguous()
+
+
+def write_dump(path: pathlib.Path, kv: torch.Tensor, first: int) -> None:
+    head = HEADER.pack(MAGIC, DTYPES[kv.dtype], *kv.shape, first)
+    path.write_bytes(head + kv.contiguous().view(torch.uint8).numpy().tobytes())
+
+
+def read_dump(path: pathlib.Path) -> torch.Tensor:
+    content = path.read_bytes()
+    _, code, *shape, _ = HEADER.unpack(content[: HEADER.size])
+    elements = torch.frombuffer(bytearray(content[HEADER.size :]), dtype=list(DTYPES)[code])
+    return elements.view(shape)
 
 
 def main() -> None:
@@ -54,16 +68,14 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=4096)
     parser.add_argument("--first", type=int, default=0, help="first token that is written")
     parser.add_argument("--layers", type=int, default=0, help="leading layers; 0: all")
-    parser.add_argument("--dtype", choices=DTYPES, default="bf16")
+    parser.add_argument("--dtype", choices=NAMES, default="bf16")
     parser.add_argument("--out", type=pathlib.Path, required=True)
     args = parser.parse_args()
 
-    kv = kv_after_prompt(args.model, prompt_ids(args.model, args.texts, args.tokens))
-    kv = kv[: args.layers or None, :, args.first :]
-    code, dtype = DTYPES[args.dtype]
-    layers, parts, tokens, heads, dim = kv.shape
-    head = struct.pack("<8s7I", b"SSVKVD01", code, layers, parts, tokens, heads, dim, args.first)
-    args.out.write_bytes(head + kv.to(dtype).contiguous().view(torch.uint8).numpy().tobytes())
+    model = LlamaForCausalLM.from_pretrained(args.model, dtype=torch.bfloat16).eval()
+    kv = kv_of(model, prompt_ids(args.model, args.texts, args.tokens))
+    kv = kv[: args.layers or None, :, args.first :].to(NAMES[args.dtype])
+    write_dump(args.out, kv, args.first)
     print(f"{args.out}: {tuple(kv.shape)} {args.dtype}")
 
 
