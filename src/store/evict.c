@@ -104,6 +104,7 @@ int evict_init(struct evict *evict, struct folder *folder, uint64_t limit)
 	memset(evict, 0, sizeof(*evict));
 	evict->folder = folder;
 	evict->limit = limit;
+	evict->limit_configured = limit;
 	folder_walk_init(&evict->walk);
 	evict->account = account_acquire(folder);
 	return evict->account ? 0 : -ENOMEM;
@@ -216,6 +217,14 @@ void evict_free(struct evict *evict, uint64_t bytes)
 		account_add(&evict->account->used, -(int64_t)bytes);
 }
 
+void evict_disk_full(struct evict *evict, uint64_t bytes)
+{
+	uint64_t used = evict_used(evict);
+
+	if (evict->limit && account_known(evict->account))
+		evict->limit = u64_max(bytes, used - u64_min(bytes, used));
+}
+
 static bool too_full(const struct evict *evict)
 {
 	uint64_t used = evict_used(evict);
@@ -249,6 +258,8 @@ static void sweep_begin(struct evict *evict, uint64_t now_ns)
 	int64_t put = account_get(&evict->account->put_since_sweep);
 
 	evict->state = EVICT_CLEANING;
+	if (now_ns >= evict->sweep_ns) /* others may have made room on the disk */
+		evict->limit = evict->limit_configured;
 	evict->sweep_ns = now_ns + SWEEP_EVERY_NS;
 	account_add(&evict->account->put_since_sweep, -put);
 	evict->last_error = folder_heal(evict->folder);

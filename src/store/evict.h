@@ -31,8 +31,9 @@ enum evict_state {
 struct evict {
 	struct folder *folder;
 	struct evict_account *account;
-	uint64_t limit;  /* 0: none; then only temporary files are cleaned */
-	uint64_t wanted; /* a put waits for that many bytes */
+	uint64_t limit;            /* 0: none; then only temporary files are cleaned */
+	uint64_t limit_configured; /* limit is less for a while after the disk was full */
+	uint64_t wanted;           /* a put waits for that many bytes */
 	uint64_t evictions;
 	uint64_t sweep_ns; /* when the next sweep is due at the latest */
 	int last_error;    /* why a victim could not be removed, or 0 */
@@ -53,6 +54,9 @@ void evict_fini(struct evict *evict);
 SSV_MUST_CHECK int evict_reserve(struct evict *evict, uint64_t bytes);
 /* A value is gone, was replaced, or its reservation was not used. */
 void evict_free(struct evict *evict, uint64_t bytes);
+
+/* The disk is full below the limit: for ten minutes, keep so much less that bytes more fit. */
+void evict_disk_full(struct evict *evict, uint64_t bytes);
 
 /* Bytes in the folder as far as known. */
 uint64_t evict_used(const struct evict *evict);

@@ -348,16 +348,22 @@ static int check_full_disk(void)
 	mine = open_at(path, "");
 	if (harness_put(mine, 1, 2 * MIB))
 		return 1;
-	if (harness_put(mine, 2, 2 * MIB) != -ENOSPC)
+	if (harness_put(mine, 2, 2 * MIB) != -ENOSPC || harness_get(mine, 2, 2 * MIB) != -ENOENT)
 		return 2;
-	if (harness_get(mine, 1, 2 * MIB) || harness_get(mine, 2, 2 * MIB) != -ENOENT)
+	/* The oldest makes room, although the limit is far away. */
+	if (harness_put(mine, 3, 2 * MIB) || harness_get(mine, 3, 2 * MIB))
 		return 3;
-	if (harness_delete(mine, 1) || harness_put(mine, 2, 2 * MIB))
+	if (harness_get(mine, 1, 2 * MIB) != -ENOENT)
 		return 4;
-	return harness_get(mine, 2, 2 * MIB) ? 5 : 0;
+	/* Without a limit nothing is evicted. */
+	store_close(mine);
+	mine = open_at(path, "?bytes=0");
+	if (harness_put(mine, 4, 2 * MIB) != -ENOSPC || harness_put(mine, 4, 2 * MIB) != -ENOSPC)
+		return 5;
+	return harness_get(mine, 3, 2 * MIB) ? 6 : 0;
 }
 
-static void full_disk_refuses_puts_only(void **state)
+static void full_disk_evicts_within_a_limit(void **state)
 {
 	(void)state;
 	run_in_child(check_full_disk);
@@ -405,7 +411,7 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(old_leftovers_are_removed, setup, teardown),
 	    cmocka_unit_test_setup_teardown(killed_writer_leaves_whole_values, setup, teardown),
 	    cmocka_unit_test_setup_teardown(too_large_file_is_no_space, setup, teardown),
-	    cmocka_unit_test_setup_teardown(full_disk_refuses_puts_only, setup, teardown),
+	    cmocka_unit_test_setup_teardown(full_disk_evicts_within_a_limit, setup, teardown),
 	    cmocka_unit_test_setup_teardown(read_only_folder_still_reads, setup, teardown),
 	};
 
