@@ -30,6 +30,7 @@
 #define CAPTURES_MAX       256u
 #define TIME_BUCKETS       24u /* log2 of microseconds */
 #define CAPTURE_SLICE      (256 * KIB)
+#define MEASURE_AGE_NS     (30 * (uint64_t)1000000000)
 #define DELETE_DEADLINE_NS (1000 * (uint64_t)1000000)
 #define PLANE_KEY_TEXT     65u /* bytes of a key in hexadecimal, with its end */
 #define FAULTS_COUNT       24u
@@ -423,7 +424,8 @@ struct plane {
 	uint8_t draining;
 	uint64_t counters[PLANE_COUNTERS_COUNT];
 	uint64_t fetch_times[TIME_BUCKETS];
-	double rate_bytes_per_s, chunk_bytes; /* moving averages; 0: nothing measured */
+	double rate_bytes, rate_ns, rate_chunks; /* of past fetches, decaying */
+	uint64_t measured_ns;                    /* when the last of them ended */
 };
 
 /* plane.c */
@@ -441,6 +443,7 @@ int job_has_piece(const struct job *job);
 void job_fill_task(const struct plane *plane, const struct job *job, uint32_t piece,
 		   struct task *task);
 void job_piece_done(struct plane *plane, struct job *job, uint32_t piece, const struct task *task);
+double plane_fetch_rate(const struct plane *plane);
 int jobs_watch_deadlines(struct plane *plane);
 struct job *session_find(struct session *session, uint64_t user_data);
 

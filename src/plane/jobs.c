@@ -138,40 +138,51 @@ void job_unready(struct plane *plane, struct job *job)
 
 /* ---- ending --------------------------------------------------------------------------------- */
 
-/* Moving averages, so that a LOOKUP can say how long its FETCH would take. */
+/*
+ * Moving averages, so that a LOOKUP can say how long its FETCH would take. Bytes and time are kept
+ * apart: a long fetch says more about the rate than a short one. A fetch that timed out says
+ * nothing about those that do not.
+ */
 static void measure_fetch(struct plane *plane, const struct ssv_completion *completion,
 			  uint32_t chunks, uint64_t elapsed_ns)
 {
-	double rate, chunk;
 	uint32_t bucket = 0;
 
 	while (bucket + 1 < TIME_BUCKETS && elapsed_ns / NS_PER_US >> (bucket + 1))
 		bucket++;
 	plane->fetch_times[bucket]++;
-	if (!completion->wire_bytes || !elapsed_ns)
+	if (!completion->wire_bytes || !elapsed_ns || completion->status == -ETIMEDOUT ||
+	    completion->status == -ECANCELED)
 		return;
-	rate = (double)completion->wire_bytes * 1e9 / (double)elapsed_ns;
-	chunk = (double)completion->wire_bytes / chunks;
-	if (plane->rate_bytes_per_s == 0) {
-		plane->rate_bytes_per_s = rate;
-		plane->chunk_bytes = chunk;
-		return;
-	}
-	plane->rate_bytes_per_s += (rate - plane->rate_bytes_per_s) / 4;
-	plane->chunk_bytes += (chunk - plane->chunk_bytes) / 4;
+	if (plane->now_ns - plane->measured_ns > MEASURE_AGE_NS)
+		plane->rate_bytes = plane->rate_ns = plane->rate_chunks = 0;
+	plane->measured_ns = plane->now_ns;
+	plane->rate_bytes += (double)completion->wire_bytes - plane->rate_bytes / 4;
+	plane->rate_ns += (double)elapsed_ns - plane->rate_ns / 4;
+	plane->rate_chunks += chunks - plane->rate_chunks / 4;
+}
+
+/* Bytes per second of past fetches; 0: nothing measured lately, so that a store that was slow once
+ * is tried again. */
+double plane_fetch_rate(const struct plane *plane)
+{
+	if (plane->rate_ns <= 0 || plane->now_ns - plane->measured_ns > MEASURE_AGE_NS)
+		return 0;
+	return plane->rate_bytes * 1e9 / plane->rate_ns;
 }
 
 static void complete_lookup(struct plane *plane, const struct job *job,
 			    struct ssv_completion *completion)
 {
-	double bytes = plane->chunk_bytes;
+	const double rate = plane_fetch_rate(plane);
+	double bytes = plane->rate_chunks > 0 ? plane->rate_bytes / plane->rate_chunks : 0;
 
 	plane->counters[PLANE_LOOKUPS]++;
 	completion->tokens = job->bound * SSV_CHUNK_TOKENS;
 	if (job->found_keys)
 		bytes = (double)job->found_bytes / (double)job->found_keys;
-	if (plane->rate_bytes_per_s > 0) {
-		double us = bytes * job->bound * 1e6 / plane->rate_bytes_per_s;
+	if (rate > 0) {
+		double us = bytes * job->bound * 1e6 / rate;
 
 		completion->estimate_us = us < UINT32_MAX ? (uint32_t)us : UINT32_MAX;
 	}

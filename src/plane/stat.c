@@ -116,8 +116,10 @@ static void add_store(const struct plane *plane, cJSON *json)
 		}
 		add_number(store, store_counter_names[i], sum);
 	}
-	cJSON_AddNumberToObject(store, "fetch_bytes_per_s", plane->rate_bytes_per_s);
-	cJSON_AddNumberToObject(store, "chunk_bytes", plane->chunk_bytes);
+	cJSON_AddNumberToObject(store, "fetch_bytes_per_s", plane_fetch_rate(plane));
+	cJSON_AddNumberToObject(store, "chunk_bytes",
+				plane->rate_chunks > 0 ? plane->rate_bytes / plane->rate_chunks
+						       : 0);
 }
 
 static void add_sessions(struct plane *plane, cJSON *json)

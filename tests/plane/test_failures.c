@@ -279,6 +279,30 @@ static void silent_store_gives_the_blocks_of_a_store_back_soon(void **state)
 	setting_end(&s);
 }
 
+/* An estimate that one stall could spoil for good would keep engines from ever fetching again. */
+static void estimate_survives_a_stall_and_is_forgotten_with_time(void **state)
+{
+	const struct ssv_completion *completion;
+	uint32_t estimate_us;
+	struct setting s;
+
+	(void)state;
+	setting_make(&s, NULL);
+	assert_int_equal(rig_lookup(&s.rig, s.region.session, s.keys, 3)->estimate_us, 0);
+	assert_int_equal(fetch(&s)->tokens, 768);
+	estimate_us = rig_lookup(&s.rig, s.region.session, s.keys, 3)->estimate_us;
+	assert_true(estimate_us > 0);
+	assert_true(rig_lookup(&s.rig, s.region.session, s.keys, 1)->estimate_us < estimate_us);
+	s.world.forced[STORE_OP_GET] = SIM_STALL;
+	assert_int_equal(fetch(&s)->status, -ETIMEDOUT);
+	completion = rig_lookup(&s.rig, s.region.session, s.keys, 3);
+	assert_int_equal(completion->tokens, 768);
+	assert_int_equal(completion->estimate_us, estimate_us);
+	s.rig.now_ns += 31 * NS_PER_S;
+	assert_int_equal(rig_lookup(&s.rig, s.region.session, s.keys, 3)->estimate_us, 0);
+	setting_end(&s);
+}
+
 static void flush_gives_up_at_its_deadline(void **state)
 {
 	const struct ssv_request flush = {.op = SSV_OP_FLUSH, .deadline_ms = 30};
@@ -374,6 +398,7 @@ int main(void)
 	    cmocka_unit_test(session_ends_after_its_requests_and_captured_chunks_are_still_put),
 	    cmocka_unit_test(store_that_finds_no_room_until_its_deadline_is_dropped),
 	    cmocka_unit_test(silent_store_gives_the_blocks_of_a_store_back_soon),
+	    cmocka_unit_test(estimate_survives_a_stall_and_is_forgotten_with_time),
 	    cmocka_unit_test(flush_gives_up_at_its_deadline),
 	    cmocka_unit_test(draining_plane_fetches_but_captures_nothing_new),
 	    cmocka_unit_test(full_plane_refuses_and_recovers),
