@@ -290,6 +290,7 @@ struct worker {
 	struct lane *lanes;
 	struct capture *captures;
 	struct lookup lookups[LOOKUP_TASKS];
+	uint32_t *held;  /* generation of each task that is the worker's now; 0: control's */
 	uint32_t *queue; /* FETCH tasks that wait for a lane: ring of fetch_tasks */
 	uint32_t queue_head, queue_count;
 	struct value_seen *seen; /* [regions_max] */

@@ -52,12 +52,14 @@ static int worker_carve_tables(struct plane *plane, struct worker *worker)
 	worker->tasks = arena_carve(arena, plane->tasks_count * sizeof(struct task), 64);
 	worker->lanes = arena_carve(arena, config->lanes * sizeof(struct lane), 64);
 	worker->captures = arena_carve(arena, config->captures_max * sizeof(struct capture), 64);
+	worker->held = arena_carve(arena, plane->tasks_count * sizeof(uint32_t), 64);
 	worker->queue = arena_carve(arena, plane->tasks_count * sizeof(uint32_t), 64);
 	worker->seen = arena_carve(arena, config->regions_max * sizeof(struct value_seen), 64);
 	worker->decode_scratch = arena_carve(arena, scratch, 64);
 	worker->encode_scratch = arena_carve(arena, scratch, 64);
 	if (!inbox || !outbox || !worker->tasks || !worker->lanes || !worker->captures ||
-	    !worker->queue || !worker->seen || !worker->decode_scratch || !worker->encode_scratch)
+	    !worker->held || !worker->queue || !worker->seen || !worker->decode_scratch ||
+	    !worker->encode_scratch)
 		return -ENOSPC;
 	ring_init(&worker->inbox, inbox, ring);
 	ring_init(&worker->outbox, outbox, ring);
@@ -292,8 +294,10 @@ static int worker_poll_store(struct worker *worker, uint64_t now_ns)
 
 void worker_report(struct worker *worker, uint32_t task, enum message_kind kind)
 {
-	uint64_t message = message_pack(kind, task, worker->tasks[task].generation);
+	uint64_t message = message_pack(kind, task, worker->held[task]);
 
+	if (kind == MESSAGE_DONE)
+		worker->held[task] = 0;
 	/* The ring has room for all messages of all tasks. */
 	ssv_assert(ring_push(&worker->outbox, message));
 	worker->reported = 1;
@@ -338,10 +342,12 @@ static int worker_take_messages(struct worker *worker, uint64_t now_ns)
 		uint32_t task = message_index(message);
 
 		did = 1;
-		if (message_kind(message) == MESSAGE_TASK)
+		if (message_kind(message) == MESSAGE_TASK) {
+			worker->held[task] = message_generation(message);
 			worker_begin_task(worker, task, now_ns);
-		else if (worker->tasks[task].generation == message_generation(message))
+		} else if (worker->held[task] == message_generation(message)) {
 			worker_cancel_task(worker, task);
+		}
 	}
 	return did;
 }

@@ -87,63 +87,128 @@ static struct ssv_completion request(struct rig *rig, const struct test_region *
 	return wait_completion(rig);
 }
 
-static void sleeping_workers_lose_nothing(void **state)
-{
-	static const struct test_shape shape = {SSV_DTYPE_BF16, 2, 2, 16, 64, 32};
-	struct plane_config config = rig_config("memory:threads");
+struct threaded {
+	struct rig rig;
 	struct thread threads[WORKERS];
 	struct test_region region;
 	struct ssv_key keys[4];
 	uint32_t blocks[16];
-	struct rig rig;
+};
 
-	(void)state;
+static void threaded_start(struct threaded *t, const char *uri)
+{
+	static const struct test_shape shape = {SSV_DTYPE_BF16, 2, 2, 16, 64, 32};
+	struct plane_config config = rig_config(uri);
+
 	config.workers_count = WORKERS;
 	config.arena_bytes = WORKERS * 16 * MIB;
-	rig_create(&rig, &config);
-	region_create(&rig, &region, PACKING_VEC, &shape, 0);
+	rig_create(&t->rig, &config);
+	region_create(&t->rig, &t->region, PACKING_VEC, &shape, 0);
+	atomic_store_explicit(&stop, 0, memory_order_release);
 	for (uint32_t i = 0; i < WORKERS; i++) {
-		threads[i] = (struct thread){.plane = rig.plane, .index = i};
-		assert_int_equal(pthread_create(&threads[i].thread, NULL, work, &threads[i]), 0);
+		t->threads[i] = (struct thread){.plane = t->rig.plane, .index = i};
+		assert_int_equal(pthread_create(&t->threads[i].thread, NULL, work, &t->threads[i]),
+				 0);
 	}
-	for (uint32_t round = 0; round < ROUNDS; round++) {
-		struct ssv_request r = {
-		    .op = SSV_OP_STORE,
-		    .keys = keys,
-		    .keys_count = 4,
-		    .blocks = blocks,
-		    .blocks_count = 16,
-		};
-		struct ssv_request flush = {.op = SSV_OP_FLUSH};
+}
 
-		for (uint32_t i = 0; i < 16; i++)
-			blocks[i] = (i * 5 + round) % 32;
-		for (uint32_t i = 0; i < 4; i++) {
-			keys[i] = chunk_key(round * 4 + i);
-			region_fill(&region, round * 4 + i, 0, blocks + i * 4, 4);
-		}
-		assert_int_equal(request(&rig, &region, &r).tokens, 1024);
-		region_paint(&region); /* captured: ours again */
-		assert_int_equal(request(&rig, &region, &flush).status, 0);
-		r.op = SSV_OP_FETCH;
-		assert_int_equal(request(&rig, &region, &r).tokens, 1024);
-		for (uint32_t i = 0; i < 4; i++)
-			assert_int_equal(region_wrong(&region, round * 4 + i, 0, blocks + i * 4, 4),
-					 0);
-		assert_true(rig_stat(&rig, "counters.puts") == 4.0 * (round + 1));
-	}
+static void threaded_stop(struct threaded *t)
+{
 	/* Pairs with the acquire in work(). */
 	atomic_store_explicit(&stop, 1, memory_order_release);
 	for (uint32_t i = 0; i < WORKERS; i++)
-		pthread_join(threads[i].thread, NULL);
-	region_destroy(&region);
-	rig_destroy(&rig);
+		pthread_join(t->threads[i].thread, NULL);
+	region_destroy(&t->region);
+	rig_destroy(&t->rig);
+}
+
+/* Four chunks, their keys and 16 blocks, filled with their reference. */
+static struct ssv_request threaded_fill(struct threaded *t, uint32_t round)
+{
+	for (uint32_t i = 0; i < 16; i++)
+		t->blocks[i] = (i * 5 + round) % 32;
+	for (uint32_t i = 0; i < 4; i++) {
+		t->keys[i] = chunk_key(round * 4 + i);
+		region_fill(&t->region, round * 4 + i, 0, t->blocks + i * 4, 4);
+	}
+	return (struct ssv_request){
+	    .op = SSV_OP_STORE,
+	    .keys = t->keys,
+	    .keys_count = 4,
+	    .blocks = t->blocks,
+	    .blocks_count = 16,
+	};
+}
+
+static void sleeping_workers_lose_nothing(void **state)
+{
+	static struct threaded t;
+
+	(void)state;
+	threaded_start(&t, "memory:threads-1");
+	for (uint32_t round = 0; round < ROUNDS; round++) {
+		struct ssv_request r = threaded_fill(&t, round), flush = {.op = SSV_OP_FLUSH};
+
+		assert_int_equal(request(&t.rig, &t.region, &r).tokens, 1024);
+		region_paint(&t.region); /* captured: ours again */
+		assert_int_equal(request(&t.rig, &t.region, &flush).status, 0);
+		r.op = SSV_OP_FETCH;
+		assert_int_equal(request(&t.rig, &t.region, &r).tokens, 1024);
+		for (uint32_t i = 0; i < 4; i++)
+			assert_int_equal(
+			    region_wrong(&t.region, round * 4 + i, 0, t.blocks + i * 4, 4), 0);
+		assert_true(rig_stat(&t.rig, "counters.puts") == 4.0 * (round + 1));
+	}
+	threaded_stop(&t);
+}
+
+/* Cancelled at any moment, a fetch writes nothing after its completion. */
+static void cancelled_fetch_leaves_the_blocks_alone(void **state)
+{
+	static struct threaded t;
+	uint64_t seed = test_seed(5);
+	uint32_t cancelled = 0;
+
+	(void)state;
+	threaded_start(&t, "memory:threads-2");
+	struct ssv_request r = threaded_fill(&t, 0), flush = {.op = SSV_OP_FLUSH};
+
+	assert_int_equal(request(&t.rig, &t.region, &r).tokens, 1024);
+	assert_int_equal(request(&t.rig, &t.region, &flush).status, 0);
+	for (uint32_t round = 0; round < 4 * ROUNDS; round++) {
+		struct ssv_request cancel = {
+		    .op = SSV_OP_CANCEL, .target = 1000000 + round, .user_data = 2000000 + round};
+		uint64_t until_ns;
+
+		r.op = SSV_OP_FETCH;
+		r.region = t.region.region;
+		r.user_data = 1000000 + round;
+		assert_int_equal(
+		    plane_submit(t.rig.plane, t.region.session, &r, clock_now_ns(), NULL), 0);
+		until_ns = clock_now_ns() + next_random(&seed) % (2 * NS_PER_MS);
+		while (clock_now_ns() < until_ns)
+			plane_step(t.rig.plane, clock_now_ns());
+		assert_int_equal(
+		    plane_submit(t.rig.plane, t.region.session, &cancel, clock_now_ns(), NULL), 0);
+		for (uint32_t i = 0; i < 2; i++) {
+			struct ssv_completion completion = wait_completion(&t.rig);
+
+			if (completion.op != SSV_OP_FETCH)
+				continue;
+			cancelled += completion.status == -ECANCELED;
+			region_paint(&t.region);
+		}
+		assert_int_equal(region_painted_over(&t.region, NULL, 0), 0);
+	}
+	print_message("%u of %u cancelled in time\n", cancelled, 4 * ROUNDS);
+	threaded_stop(&t);
 }
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(sleeping_workers_lose_nothing),
+	    cmocka_unit_test(cancelled_fetch_leaves_the_blocks_alone),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
