@@ -25,6 +25,7 @@ SAMPLE_BYTES_MAX = 4096
 SAMPLED_BYTES_MAX = 64 << 20  # all tensors together
 HEADER_BYTES_MAX = 128 << 20
 CONFIG_BYTES_MAX = 16 << 20
+CODE_BYTES_MAX = 64 << 20
 ADAPTER_BYTES_MAX = 8 << 30
 
 # Fields of config.json that do not reach the KV.
@@ -82,11 +83,13 @@ def identify(
     compute_dtype: str,
     overrides: Mapping[str, Any] | None = None,
     positions: Mapping[str, Any] | None = None,
+    with_code: bool = False,
 ) -> Identity:
     """Identity of the model in a directory.
 
     compute_dtype: what the engine computes in; overrides: configuration that replaces that of the
-    files; positions: positional settings that are not in the files.
+    files; positions: positional settings that are not in the files; with_code: whether Python code
+    of the model may run.
     """
     config = _read_config(directory)
     config.update(overrides or {})
@@ -95,6 +98,8 @@ def identify(
     _add(hasher, b"compute", compute_dtype.encode())
     _add(hasher, b"config", canonical(relevant))
     _add_weights(hasher, _weights(directory))
+    if with_code:
+        _add_code(hasher, directory, config)
     rope = {name: config.get(name) for name in _ROPE_FIELDS}
     rope_hasher = hashlib.sha256(canonical([rope, dict(positions or {})]))
     return Identity(hasher.digest(), rope_hasher.digest())
@@ -154,6 +159,32 @@ def _read_config(directory: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise NotKeyable(f"{path} is no JSON object")
     return config
+
+
+def _add_code(hasher: Any, directory: Path, config: Mapping[str, Any]) -> None:
+    """Every Python file of the model: which of them another one imports is not looked into."""
+    for reference in _references(config):
+        repository, _, name = reference.rpartition("--")
+        if repository or not (directory / f"{name.split('.')[0]}.py").is_file():
+            raise NotKeyable(f"the code of {reference} is not in {directory}")
+    files = sorted(directory.rglob("*.py"))
+    if sum(path.stat().st_size for path in files) > CODE_BYTES_MAX:
+        raise NotKeyable(f"the code in {directory} is larger than {CODE_BYTES_MAX} bytes")
+    for path in files:
+        _add(hasher, b"code " + str(path.relative_to(directory)).encode(), path.read_bytes())
+
+
+def _references(config: Any) -> Iterable[str]:
+    """The classes that a configuration and its parts name in auto_map."""
+    if not isinstance(config, dict):
+        return
+    for name, value in config.items():
+        if name == "auto_map" and isinstance(value, dict):
+            for one in value.values():
+                entries = one if isinstance(one, list) else [one]
+                yield from (entry for entry in entries if isinstance(entry, str))
+        else:
+            yield from _references(value)
 
 
 def _weight_files(directory: Path) -> list[Path]:

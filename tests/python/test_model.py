@@ -56,6 +56,33 @@ def test_what_changes_kv_changes_the_identity(tmp_path):
     assert len({model.identify(base, "bfloat16"), *changed}) == 6
 
 
+def with_code(folder, text="x = 1", reference="modeling_own.Own"):
+    config = {"hidden_size": 8, "auto_map": {"AutoModelForCausalLM": reference}}
+    make_model(folder, config=config)
+    (folder / "modeling_own.py").write_text(text)
+    return folder
+
+
+def test_code_of_the_model_is_part_of_it(tmp_path):
+    def identify(folder, text, with_it=True):
+        return model.identify(with_code(tmp_path / folder, text), "bfloat16", with_code=with_it)
+
+    one, same, other = (identify(*what) for what in (("a", "x = 1"), ("b", "x = 1"), ("c", "x")))
+    assert one == same and one != other
+    assert identify("d", "x = 1", False) == identify("e", "x = 2", False), "code that does not run"
+    (tmp_path / "a" / "deeper").mkdir()
+    (tmp_path / "a" / "deeper" / "rotary.py").write_text("")
+    assert model.identify(tmp_path / "a", "bfloat16", with_code=True) != one
+
+
+@pytest.mark.parametrize("reference", ["somebody/else--modeling_own.Own", "modeling_gone.Own"])
+def test_code_of_elsewhere_is_refused(tmp_path, reference):
+    folder = with_code(tmp_path / "model", reference=reference)
+    with pytest.raises(model.NotKeyable, match="the code of"):
+        model.identify(folder, "bfloat16", with_code=True)
+    assert model.identify(folder, "bfloat16")
+
+
 @pytest.mark.parametrize("where", [0, 32768 - 100, 65535])
 def test_start_middle_and_end_of_a_tensor_are_sampled(tmp_path, where):
     one = make_model(tmp_path / "one")

@@ -97,6 +97,13 @@ def identity_of(vllm_config: Any) -> model.Identity:
     config, load = vllm_config.model_config, vllm_config.load_config
     if load.load_format not in _LOAD_FORMATS:
         raise NotServed(f"weights of load format {load.load_format!r} cannot be keyed by content")
+    if config.hf_config_path and config.hf_config_path != config.model:
+        raise NotServed(
+            f"a configuration of another place than the model (hf_config_path = "
+            f"{config.hf_config_path!r}) cannot be keyed by content"
+        )
+    if config.config_format not in ("auto", "hf"):
+        raise NotServed(f"a model of config format {config.config_format!r} is not served")
     if callable(config.hf_overrides):
         raise NotServed("hf_overrides given as a function cannot be keyed by content")
     if getattr(vllm_config.cache_config, "calculate_kv_scales", False):
@@ -108,7 +115,17 @@ def identity_of(vllm_config: Any) -> model.Identity:
             raise NotServed(
                 f"weights quantised on the fly ({config.quantization}) cannot be keyed by content"
             )
-        return model.identify(directory, str(config.dtype), config.hf_overrides, _positions(config))
+        if config.config_format == "auto" and (directory / "params.json").is_file():
+            raise NotServed("a model with params.json is served with config_format = 'hf' only")
+        if config.trust_remote_code and config.code_revision not in (None, config.revision):
+            raise NotServed("code of another revision than the model's cannot be keyed by content")
+        return model.identify(
+            directory,
+            str(config.dtype),
+            config.hf_overrides,
+            _positions(config),
+            with_code=bool(config.trust_remote_code),
+        )
     except model.NotKeyable as failure:
         raise NotServed(f"the model cannot be keyed by content: {failure}") from failure
 
@@ -130,7 +147,9 @@ def model_directory(name: str, revision: str | None, download_dir: str | None) -
             )
         )
     except Exception as failure:  # whatever that library raises: the files are not here
-        raise model.NotKeyable(f"the files of {name} were not found: {failure}") from failure
+        raise model.NotKeyable(
+            f"the files of {name} are not here ({type(failure).__name__})"
+        ) from failure
 
 
 def _positions(config: Any) -> dict[str, Any]:
