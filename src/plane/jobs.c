@@ -329,8 +329,11 @@ static void session_cancels_settle(struct plane *plane, struct session *session,
 
 		link = link->next;
 		if (job->state == JOB_RUN && job->op == SSV_OP_CANCEL && job->target == target &&
-		    job->sequence > sequence)
+		    job->sequence > sequence) {
 			job_complete(plane, job, 0);
+			/* The session may have ended with it, and nothing is in its list then. */
+			link = session->jobs.next;
+		}
 	}
 }
 

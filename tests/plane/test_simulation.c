@@ -249,7 +249,7 @@ static void request_free_blocks(struct sim *sim, struct request *r)
 		sim->engines[r->engine].use[r->blocks[i]] = USE_FREE;
 }
 
-static void act_submit(struct sim *sim, uint8_t op)
+static void act_submit_for(struct sim *sim, uint32_t index, uint8_t op)
 {
 	struct request *r = NULL;
 	struct engine *engine;
@@ -260,7 +260,7 @@ static void act_submit(struct sim *sim, uint8_t op)
 	if (!r)
 		return;
 	memset(r, 0, sizeof(*r));
-	r->engine = roll(sim, ENGINES);
+	r->engine = index;
 	engine = &sim->engines[r->engine];
 	if (engine->ending || !engine->registered || engine->removing)
 		return;
@@ -277,6 +277,11 @@ static void act_submit(struct sim *sim, uint8_t op)
 		request_free_blocks(sim, r);
 	else
 		r->used = 1;
+}
+
+static void act_submit(struct sim *sim, uint8_t op)
+{
+	act_submit_for(sim, roll(sim, ENGINES), op);
 }
 
 static void fetch_check(struct sim *sim, struct request *r, const struct ssv_completion *c)
@@ -359,6 +364,40 @@ static void take_events(struct sim *sim)
 
 /* ---- the run -------------------------------------------------------------------------------- */
 
+static void step(struct sim *sim)
+{
+	const uint32_t who = roll(sim, sim->rig.config.workers_count + 1);
+	uint64_t wake_ns;
+
+	if (who == 0)
+		plane_step(sim->rig.plane, sim->rig.now_ns);
+	else
+		plane_worker_step(sim->rig.plane, who - 1, sim->rig.now_ns, &wake_ns);
+	sim->rig.now_ns += roll(sim, 20) ? roll(sim, 20000) : roll(sim, 2000000);
+	take_events(sim);
+	engine_check(&sim->engines[roll(sim, ENGINES)]);
+}
+
+/* End a session, often behind a CANCEL of a request in flight and a STORE: what ends with the last
+ * completion is then more than the one request. */
+static void act_end(struct sim *sim, struct engine *engine)
+{
+	const uint32_t index = (uint32_t)(engine - sim->engines);
+
+	if (engine->registered && roll(sim, 2)) {
+		act_submit_for(sim, index, SSV_OP_FETCH);
+		act_submit_for(sim, index, SSV_OP_CANCEL);
+		for (uint32_t i = roll(sim, 60); i > 0; i--)
+			step(sim);
+		act_submit_for(sim, index, SSV_OP_CANCEL);
+		act_submit_for(sim, index, SSV_OP_STORE);
+		for (uint32_t i = roll(sim, 60); i > 0; i--)
+			step(sim);
+	}
+	plane_session_end(sim->rig.plane, engine->region.session);
+	engine->ending = 1;
+}
+
 static void act(struct sim *sim)
 {
 	struct engine *engine = &sim->engines[roll(sim, ENGINES)];
@@ -382,23 +421,8 @@ static void act(struct sim *sim)
 				 0);
 		engine->removing = 1;
 	} else {
-		plane_session_end(sim->rig.plane, engine->region.session);
-		engine->ending = 1;
+		act_end(sim, engine);
 	}
-}
-
-static void step(struct sim *sim)
-{
-	const uint32_t who = roll(sim, sim->rig.config.workers_count + 1);
-	uint64_t wake_ns;
-
-	if (who == 0)
-		plane_step(sim->rig.plane, sim->rig.now_ns);
-	else
-		plane_worker_step(sim->rig.plane, who - 1, sim->rig.now_ns, &wake_ns);
-	sim->rig.now_ns += roll(sim, 20) ? roll(sim, 20000) : roll(sim, 2000000);
-	take_events(sim);
-	engine_check(&sim->engines[roll(sim, ENGINES)]);
 }
 
 static uint32_t running(const struct sim *sim)
