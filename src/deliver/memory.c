@@ -23,16 +23,21 @@ static int memory_attach(struct region *region, const struct ssv_region *offer, 
 	int seals;
 
 	(void)owner;
-	if (offer->fd < 0 || fstat(offer->fd, &st) != 0) {
+	/* Seals before the size: a size that was read earlier may have shrunk before the seal. */
+	seals = offer->fd < 0 ? -1 : fcntl(offer->fd, F_GET_SEALS);
+	if (seals < 0 && (offer->fd < 0 || errno == EBADF)) {
 		snprintf(error, SSV_ERROR_TEXT_MAX, "memfd: no usable descriptor (%d)", offer->fd);
 		return -EINVAL;
 	}
-	seals = fcntl(offer->fd, F_GET_SEALS);
 	if (seals < 0 || !(seals & F_SEAL_SHRINK)) {
 		snprintf(error, SSV_ERROR_TEXT_MAX,
 			 "memfd: %s, expected a memfd sealed with F_SEAL_SHRINK",
 			 seals < 0 ? "the descriptor cannot be sealed" : "not sealed");
 		return -EPERM;
+	}
+	if (fstat(offer->fd, &st) != 0) {
+		snprintf(error, SSV_ERROR_TEXT_MAX, "memfd: its size cannot be read (%d)", errno);
+		return -EINVAL;
 	}
 	if (offer->bytes == 0 || (uint64_t)st.st_size < offer->bytes) {
 		snprintf(error, SSV_ERROR_TEXT_MAX, "memfd: has %llu bytes, the region says %llu",

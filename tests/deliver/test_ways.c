@@ -200,6 +200,56 @@ static void memfd_that_could_shrink_or_is_short_is_refused(void **state)
 	close(pipe_fds[1]);
 }
 
+/* The linker puts these before the C library's fcntl(), under both names that it may have. */
+int __real_fcntl64(int fd, int command, ...);
+int __wrap_fcntl(int fd, int command, ...);
+int __wrap_fcntl64(int fd, int command, ...);
+
+static int shrinks_late; /* the owner shrinks its memfd, then seals it, as seals are asked for */
+
+int __wrap_fcntl64(int fd, int command, ...)
+{
+	long argument;
+	va_list arguments;
+
+	va_start(arguments, command);
+	argument = va_arg(arguments, long);
+	va_end(arguments);
+	if (command == F_GET_SEALS && shrinks_late) {
+		assert_int_equal(ftruncate(fd, 1), 0);
+		assert_int_equal(__real_fcntl64(fd, F_ADD_SEALS, (long)F_SEAL_SHRINK), 0);
+	}
+	return __real_fcntl64(fd, command, argument);
+}
+
+int __wrap_fcntl(int fd, int command, ...)
+{
+	long argument;
+	va_list arguments;
+
+	va_start(arguments, command);
+	argument = va_arg(arguments, long);
+	va_end(arguments);
+	return __wrap_fcntl64(fd, command, argument);
+}
+
+static void memfd_that_shrinks_before_its_seal_is_refused(void **state)
+{
+	struct ssv_layout layout = make_layout();
+	struct ssv_region offer = {.memory = SSV_MEMORY_MEMFD, .bytes = REGION};
+	char error[SSV_ERROR_TEXT_MAX] = "";
+	struct region *region = NULL;
+	int fd;
+
+	(void)state;
+	munmap(shared_memory(&fd, 0), REGION);
+	offer.fd = fd;
+	shrinks_late = 1;
+	assert_int_equal(region_attach(&offer, &layout, getpid(), &region, error), -ERANGE);
+	shrinks_late = 0;
+	close(fd);
+}
+
 /* A process that owns memory, lets its parent reach it, and on a byte says what it finds there. */
 struct owner {
 	pid_t pid;
@@ -327,6 +377,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(memfd_is_written_and_read_in_place),
 	    cmocka_unit_test(memfd_that_could_shrink_or_is_short_is_refused),
+	    cmocka_unit_test(memfd_that_shrinks_before_its_seal_is_refused),
 	    cmocka_unit_test(another_process_is_reached_until_it_dies),
 	    cmocka_unit_test(unreachable_address_or_process_is_explained),
 	};
