@@ -131,7 +131,8 @@ int folder_open(const char *path, uint64_t seed, struct folder *folder, char *er
 				 path);
 	(void)snprintf(folder->path, sizeof(folder->path), "%s", path);
 	folder->pid = (uint32_t)getpid();
-	folder->seed = (uint32_t)(seed ^ (seed >> 32));
+	/* Handles of one process may have been given the same seed. */
+	folder->seed = (uint32_t)(seed ^ (seed >> 32) ^ ((uintptr_t)folder >> 4));
 	err = open_root(path, &folder->fd);
 	if (err)
 		return uri_error(error, err == -ENOTDIR ? -EINVAL : folder_error(-err),

@@ -28,15 +28,6 @@ static inline void op_queue_push(struct op_queue *queue, struct store_op *op)
 	queue->count++;
 }
 
-static inline void op_queue_push_front(struct op_queue *queue, struct store_op *op)
-{
-	op->next = queue->first;
-	queue->first = op;
-	if (!queue->last)
-		queue->last = op;
-	queue->count++;
-}
-
 /* Take out the operation behind previous (NULL: the first). */
 static inline struct store_op *op_queue_remove(struct op_queue *queue, struct store_op *previous)
 {
