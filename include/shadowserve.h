@@ -314,8 +314,9 @@ SSV_API int ssv_submit(struct ssv *ssv, const struct ssv_request *requests, uint
  * Returns how many were written, 0 when none came within timeout_ms (0: do not wait, -1: no limit)
  * or a signal interrupted the wait.
  * When the daemon's death is proven, or it closed the session after quiescence, every request in
- * flight completes with -ENOTCONN; when all are taken: -ENOTCONN. The library never completes a
- * request by its own clock, nor because the socket ended while the daemon lives.
+ * flight completes with -ENOTCONN; when all are taken, or the socket ended with none in flight:
+ * -ENOTCONN. The library never completes a request by its own clock, nor because the socket ended
+ * while the daemon lives.
  */
 SSV_API int ssv_poll(struct ssv *ssv, struct ssv_completion *completions, uint32_t max,
 		     int timeout_ms);

@@ -109,6 +109,8 @@ SSV_MUST_CHECK int link_wait(struct ssv *ssv, int timeout_ms);
  * link ends the wait with -ENOTCONN unless through_break is set. */
 SSV_MUST_CHECK int link_await(struct ssv *ssv, uint64_t deadline_ns, int through_break);
 void link_break(struct ssv *ssv, int fault, const char *reason);
+/* 1 when no completion can come any more: it ended, or it broke with nothing in flight. */
+int link_is_over(const struct ssv *ssv);
 /* Keep ssv_fd() readable exactly while ssv_poll() would return at once. */
 void link_signal(struct ssv *ssv);
 

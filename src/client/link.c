@@ -518,9 +518,14 @@ int link_await(struct ssv *ssv, uint64_t deadline_ns, int through_break)
 	}
 }
 
+int link_is_over(const struct ssv *ssv)
+{
+	return ssv->state == LINK_ENDED || (ssv->state == LINK_BROKEN && !ssv->flights.count);
+}
+
 void link_signal(struct ssv *ssv)
 {
-	int wanted = ssv->flights.done_count > 0 || ssv->state == LINK_ENDED;
+	int wanted = ssv->flights.done_count > 0 || link_is_over(ssv);
 	uint64_t one = 1;
 
 	if (wanted == ssv->wakeup_set)

@@ -173,14 +173,14 @@ SSV_API int ssv_poll(struct ssv *ssv, struct ssv_completion *completions, uint32
 		deadline_ns = clock_now_ns() + (uint64_t)timeout_ms * NS_PER_MS;
 	do {
 		left = wait_left(deadline_ns, timeout_ms);
-		if (ssv->flights.done_count || ssv->state == LINK_ENDED)
+		if (ssv->flights.done_count || link_is_over(ssv))
 			left = 0;
 		if (ssv->state != LINK_ENDED && link_wait(ssv, left) == -EINTR)
 			left = 0; /* the caller may have a reason to look around */
-	} while (left && !ssv->flights.done_count && ssv->state != LINK_ENDED && max);
+	} while (left && !ssv->flights.done_count && !link_is_over(ssv) && max);
 	taken = flights_take(&ssv->flights, completions, max);
 	link_signal(ssv);
-	if (!taken && !ssv->flights.count && ssv->state == LINK_ENDED)
+	if (!taken && !ssv->flights.count && link_is_over(ssv))
 		return -ENOTCONN;
 	return (int)taken;
 }

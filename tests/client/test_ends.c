@@ -59,6 +59,30 @@ static void the_sockets_end_completes_nothing_until_the_daemon_is_dead(void **un
 	peer_stop(&peer);
 }
 
+static void script_hang_up_after_welcome(int socket)
+{
+	say_welcome(socket);
+	close(socket);
+	pause();
+}
+
+/* Nothing can come any more, so nobody needs to wait for the daemon's death. */
+static void the_sockets_end_with_nothing_in_flight_is_the_end(void **unused)
+{
+	struct ssv_completion done;
+	struct peer peer;
+	struct ssv *ssv;
+
+	(void)unused;
+	peer_start(&peer, script_hang_up_after_welcome);
+	ssv = connected(&peer);
+	assert_int_equal(ssv_poll(ssv, &done, 1, -1), -ENOTCONN);
+	assert_int_equal(is_readable(ssv_fd(ssv), SOON_MS), 1);
+	assert_int_equal(ssv_poll(ssv, &done, 1, 0), -ENOTCONN);
+	ssv_close(ssv);
+	peer_stop(&peer);
+}
+
 static void script_close(int socket)
 {
 	struct message message;
@@ -237,6 +261,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(the_sockets_end_completes_nothing_until_the_daemon_is_dead),
+	    cmocka_unit_test(the_sockets_end_with_nothing_in_flight_is_the_end),
 	    cmocka_unit_test(close_completes_what_is_left),
 	    cmocka_unit_test(a_second_completion_breaks_the_session),
 	    cmocka_unit_test(an_unregister_that_timed_out_can_be_asked_again),
