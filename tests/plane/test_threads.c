@@ -204,11 +204,53 @@ static void cancelled_fetch_leaves_the_blocks_alone(void **state)
 	threaded_stop(&t);
 }
 
+/* Cancelled at any moment, a store reads nothing after its completion: what it stored is right. */
+static void cancelled_store_has_read_its_blocks_before(void **state)
+{
+	static struct threaded t;
+	uint64_t seed = test_seed(6), tokens = 0;
+
+	(void)state;
+	threaded_start(&t, "memory:threads-3");
+	for (uint32_t round = 0; round < ROUNDS; round++) {
+		struct ssv_request r = threaded_fill(&t, round), flush = {.op = SSV_OP_FLUSH};
+		struct ssv_request lookup = {.op = SSV_OP_LOOKUP, .keys = t.keys, .keys_count = 4};
+		struct ssv_request cancel = {
+		    .op = SSV_OP_CANCEL, .target = 1000000 + round, .user_data = 2000000 + round};
+		uint64_t until_ns = clock_now_ns() + next_random(&seed) % NS_PER_MS;
+		struct ssv_completion completion;
+
+		r.region = t.region.region;
+		r.user_data = cancel.target;
+		assert_int_equal(
+		    plane_submit(t.rig.plane, t.region.session, &r, clock_now_ns(), NULL), 0);
+		while (clock_now_ns() < until_ns)
+			plane_step(t.rig.plane, clock_now_ns());
+		assert_int_equal(
+		    plane_submit(t.rig.plane, t.region.session, &cancel, clock_now_ns(), NULL), 0);
+		for (uint32_t i = 0; i < 2; i++) {
+			if (wait_completion(&t.rig).op == SSV_OP_STORE)
+				region_paint(&t.region); /* ours again, captured or not */
+		}
+		assert_int_equal(request(&t.rig, &t.region, &flush).status, 0);
+		completion = request(&t.rig, &t.region, &lookup);
+		r.op = SSV_OP_FETCH;
+		assert_int_equal(request(&t.rig, &t.region, &r).tokens, completion.tokens);
+		for (uint32_t i = 0; i < completion.tokens / 256; i++)
+			assert_int_equal(
+			    region_wrong(&t.region, round * 4 + i, 0, t.blocks + i * 4, 4), 0);
+		tokens += completion.tokens;
+	}
+	print_message("%llu of %u tokens stored\n", (unsigned long long)tokens, ROUNDS * 1024);
+	threaded_stop(&t);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(sleeping_workers_lose_nothing),
 	    cmocka_unit_test(cancelled_fetch_leaves_the_blocks_alone),
+	    cmocka_unit_test(cancelled_store_has_read_its_blocks_before),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
