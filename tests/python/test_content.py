@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What besides tokens shapes KV: adapters by their files, multimodal input by its content hash.
+"""What besides tokens shapes KV: adapters by their files, multimodal input by its tensors.
 The rest has no identity and is not cached."""
 
 from types import SimpleNamespace
@@ -8,10 +8,26 @@ import pytest
 
 pytest.importorskip("vllm")
 
+import torch
 from shadowserve import model
-from shadowserve.vllm.content import Adapters, Content
+from shadowserve.vllm import content, media
+from shadowserve.vllm.content import Adapters
+from shadowserve.vllm.media import Media
+from vllm.multimodal.hasher import MultiModalHasher
+from vllm.multimodal.inputs import (
+    MultiModalBatchedField,
+    MultiModalFeatureSpec,
+    MultiModalFieldElem,
+    MultiModalKwargsItem,
+    PlaceholderRange,
+)
 
-HASH = "ab" * 32
+UUID = "ab" * 32  # looks like a hash
+PIXELS = torch.arange(48, dtype=torch.bfloat16).reshape(3, 16)
+
+
+def Content(request, adapters=None, media=None):
+    return content.Content(request, adapters or Adapters(), media or Media())
 
 
 def request(**changes):
@@ -26,12 +42,23 @@ def request(**changes):
     return SimpleNamespace(**{**plain, **changes})
 
 
-def image(offset, length, mm_hash=HASH):
-    return SimpleNamespace(
+def image(offset, length, pixels=PIXELS, name=UUID, **others):
+    fields = {"pixel_values": pixels, **others}
+    elements = {
+        key: MultiModalFieldElem(data=value, field=MultiModalBatchedField())
+        for key, value in fields.items()
+    }
+    return MultiModalFeatureSpec(
+        data=MultiModalKwargsItem(elements),
         modality="image",
-        mm_hash=mm_hash,
-        mm_position=SimpleNamespace(offset=offset, length=length),
+        identifier=name,
+        mm_position=PlaceholderRange(offset=offset, length=length),
+        mm_hash=name,
     )
+
+
+def digest(*features, media=None):
+    return Content(request(mm_features=list(features)), media=media).extra(0, 4)
 
 
 def adapter(folder, content=b"weights", inplace=False):
@@ -44,17 +71,75 @@ def adapter(folder, content=b"weights", inplace=False):
 
 
 def test_tokens_alone_need_no_digest():
-    assert Content(request(), Adapters()).extra(0, 3) is None
+    assert Content(request()).extra(0, 3) is None
 
 
 def test_an_image_marks_the_chunks_it_lies_in():
-    extra = Content(request(mm_features=[image(300, 300)]), Adapters()).extra(0, 4)
+    extra = digest(image(300, 300))
     chunks = [extra[at : at + 32] for at in range(0, 128, 32)]
     assert chunks[0] == chunks[3] == bytes(32)
     assert len({*chunks}) == 3, "the second and third differ in where the image begins"
-    other = Content(request(mm_features=[image(300, 300, "cd" * 32)]), Adapters()).extra(0, 4)
-    assert other[32:64] != chunks[1]
-    assert Content(request(mm_features=[image(300, 300)]), Adapters()).extra(1, 2) == extra[32:96]
+    assert digest(image(300, 300, PIXELS + 1))[32:64] != chunks[1]
+    assert Content(request(mm_features=[image(300, 300)])).extra(1, 2) == extra[32:96]
+
+
+def test_an_image_is_its_tensors():
+    base = digest(image(0, 300))
+    grid = torch.tensor([1, 4, 4])
+    transposed = PIXELS.t().contiguous().t()  # the same values, otherwise in memory
+    masked = image(0, 300)
+    masked.mm_position = PlaceholderRange(0, 300, is_embed=torch.ones(300, dtype=torch.bool))
+    assert digest(image(0, 300, PIXELS.clone())) == digest(image(0, 300, transposed)) == base
+    different = [
+        digest(image(0, 300, PIXELS.view(torch.int16))),
+        digest(image(0, 300, PIXELS.reshape(16, 3))),
+        digest(image(0, 300, [PIXELS])),
+        digest(image(0, 300, image_grid_thw=grid)),
+        digest(image(0, 300, image_grid_thw=grid + 1)),
+        digest(image(0, 300, image_grid_thw=grid[0])),
+        digest(masked),
+    ]
+    assert len({base, *different}) == 8
+
+
+@pytest.mark.parametrize("algorithm", ["blake3", "sha256", "sha512"])
+def test_a_clients_uuid_is_no_content(algorithm):
+    """vLLM takes it as it is, or hashes it with the processor's settings."""
+    mixed = MultiModalHasher.hash_kwargs(
+        algorithm, model_id="m", image=UUID, mm_processor_kwargs={"size": 1}
+    )
+    for name in (UUID, mixed):
+        one, other = image(0, 300, name=name), image(0, 300, PIXELS + 1, name=name)
+        assert digest(one) != digest(other), "two engines, one name"
+        assert digest(one) == digest(image(0, 300, name="another")), "one image, two names"
+
+
+def test_a_name_with_two_contents_is_not_cached_any_more():
+    """vLLM may have computed with either: its caches go by the name."""
+    media = Media()
+    assert digest(image(0, 300), media=media)
+    for pixels in (PIXELS + 1, PIXELS):
+        with pytest.raises(model.NotKeyable, match="several contents"):
+            digest(image(0, 300, pixels), media=media)
+    assert digest(image(0, 300, PIXELS + 1, name="another"), media=media)
+
+
+@pytest.mark.parametrize("data", [7, [1, 2], None, "text", {}, PIXELS.to_sparse()], ids=str)
+def test_data_that_is_elsewhere_is_no_content(data):
+    """In vLLM's shared memory, for one, only addresses reach the scheduler."""
+    with pytest.raises(model.NotKeyable):
+        digest(image(0, 300, data))
+    absent = image(0, 300)
+    absent.data = None
+    with pytest.raises(model.NotKeyable):
+        digest(absent)
+
+
+def test_hashing_is_bounded(monkeypatch):
+    monkeypatch.setattr(media, "BYTES_MAX", PIXELS.nbytes)
+    assert digest(image(0, 300))
+    with pytest.raises(model.NotKeyable, match="more than"):
+        digest(image(0, 300, image_grid_thw=torch.tensor([1])))
 
 
 @pytest.mark.parametrize(
@@ -64,13 +149,11 @@ def test_an_image_marks_the_chunks_it_lies_in():
         {"prompt_is_token_ids": [True]},
         {"pooling_params": object()},
         {"resumable": True},
-        {"mm_features": [image(0, 1, None)]},
-        {"mm_features": [image(0, 1, "a-clients-own-name")]},
     ],
 )
 def test_what_has_no_content_is_refused(unkeyable):
     with pytest.raises(model.NotKeyable):
-        Content(request(**unkeyable), Adapters())
+        Content(request(**unkeyable))
 
 
 def test_adapters_count_by_their_files(tmp_path):

@@ -1,25 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """What besides its tokens shapes a request's KV, as digests for the key chain.
 
-A LoRA adapter enters by its files, multimodal input by its content hash, the tenant by the salt of
+A LoRA adapter enters by its files, multimodal input by its tensors, the tenant by the salt of
 the key root. A request that cannot be described by content has no keys and is never cached.
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from shadowserve import model
 from shadowserve.binding import CHUNK_TOKENS, KEY_BYTES
+from shadowserve.vllm.media import Media
 
 ADAPTERS_MAX = 4096
-
-# vLLM's own hashes; a name that a client gave to its input instead is no identity by content.
-_CONTENT_HASH = re.compile(r"[0-9a-f]{64}|[0-9a-f]{128}")
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,7 @@ class Adapters:
 class Content:
     """One request's digests, a chunk at a time."""
 
-    def __init__(self, request: Any, adapters: Adapters) -> None:
+    def __init__(self, request: Any, adapters: Adapters, media: Media) -> None:
         """Raises model.NotKeyable."""
         if request.prompt_embeds is not None or request.prompt_is_token_ids is not None:
             raise model.NotKeyable("prompt embeddings have no identity by content")
@@ -64,12 +61,10 @@ class Content:
             raise model.NotKeyable("pooling and streaming-input requests are not cached")
         lora = request.lora_request
         self._lora = adapters.digest(lora) if lora is not None else b""
-        self._items: list[tuple[int, int, bytes]] = []
+        self._items: list[tuple[int, int, str]] = []
         for feature in request.mm_features:
-            if not _CONTENT_HASH.fullmatch(feature.mm_hash or ""):
-                raise model.NotKeyable("multimodal input without a content hash is not cached")
             position = feature.mm_position
-            about = f"{feature.modality}:{position.length}:{feature.mm_hash}".encode()
+            about = f"{feature.modality}:{position.length}:{media.digest(feature).hex()}"
             self._items.append((position.offset, position.offset + position.length, about))
 
     def extra(self, first_chunk: int, chunks: int) -> bytes | None:

@@ -24,6 +24,7 @@ from shadowserve.link import Link
 from shadowserve.options import Options
 from shadowserve.vllm.admission import PrefillRate, worth_fetching
 from shadowserve.vllm.content import Adapters, Content
+from shadowserve.vllm.media import Media
 from shadowserve.vllm.messages import Load, Orders, Reports, Store
 from shadowserve.vllm.stats import ShadowServeStats
 from shadowserve.vllm.support import Served
@@ -103,6 +104,7 @@ class Scheduler:
         self._name_space = options.namespace
         self._roots: OrderedDict[str, tuple[bytes, ...]] = OrderedDict()
         self._adapters = Adapters()
+        self._media = Media()
         self._numbers = itertools.count(1)
         self._requests: dict[str, _Request] = {}
         self._lookups: dict[int, _Request] = {}
@@ -139,7 +141,7 @@ class Scheduler:
     def on_new_request(self, request: Any) -> None:
         self.stats.count("requests")
         try:
-            content = Content(request, self._adapters)
+            content = Content(request, self._adapters, self._media)
         except (model.NotKeyable, OSError) as reason:
             self._uncacheable(str(reason))
             return
