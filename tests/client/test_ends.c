@@ -59,9 +59,13 @@ static void the_sockets_end_completes_nothing_until_the_daemon_is_dead(void **un
 	peer_stop(&peer);
 }
 
-static void script_hang_up_after_welcome(int socket)
+static void script_answer_and_hang_up(int socket)
 {
+	struct message message;
+
 	say_welcome(socket);
+	message = next_message(socket);
+	say_completion(socket, message.id, SSV_OP_LOOKUP, 0);
 	close(socket);
 	pause();
 }
@@ -74,8 +78,10 @@ static void the_sockets_end_with_nothing_in_flight_is_the_end(void **unused)
 	struct ssv *ssv;
 
 	(void)unused;
-	peer_start(&peer, script_hang_up_after_welcome);
+	peer_start(&peer, script_answer_and_hang_up);
 	ssv = connected(&peer);
+	assert_int_equal(submit_lookup(ssv, 1), 1);
+	assert_int_equal(ssv_poll(ssv, &done, 1, -1), 1);
 	assert_int_equal(ssv_poll(ssv, &done, 1, -1), -ENOTCONN);
 	assert_int_equal(is_readable(ssv_fd(ssv), SOON_MS), 1);
 	assert_int_equal(ssv_poll(ssv, &done, 1, 0), -ENOTCONN);
