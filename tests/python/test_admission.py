@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Admission: fetch what is unknown or faster, decline what is slower."""
+"""Admission: fetch what is unknown or faster, decline what is slower, but not for good."""
 
 import pytest
 
 pytest.importorskip("vllm")
 
-from shadowserve.vllm.admission import PrefillRate, worth_fetching
+from shadowserve.vllm.admission import Admission, PrefillRate
 
 
 def measured(tokens, seconds, steps=1):
@@ -17,16 +17,42 @@ def measured(tokens, seconds, steps=1):
     return rate
 
 
+def admission(tokens, seconds):
+    admission = Admission()
+    admission.rate = measured(tokens, seconds)
+    return admission
+
+
 def test_nothing_measured_means_fetch():
-    assert worth_fetching(PrefillRate(), 1000, 10_000_000)
-    assert worth_fetching(measured(1000, 1.0), 1000, 0)
+    assert Admission().admits(0.0, 1000, 10_000_000)
+    assert admission(1000, 1.0).admits(0.0, 1000, 0)
 
 
 def test_the_faster_one_wins():
-    rate = measured(1000, 1.0)
-    assert rate.tokens_per_s == pytest.approx(1000)
-    assert worth_fetching(rate, 500, 400_000)
-    assert not worth_fetching(rate, 500, 600_000)
+    one = admission(1000, 1.0)
+    assert one.rate.tokens_per_s == pytest.approx(1000)
+    assert one.admits(0.0, 500, 400_000)
+    assert not one.admits(0.0, 500, 600_000)
+
+
+def test_a_store_that_recovered_is_fetched_from_again():
+    one, estimate_us = admission(1000, 1.0), 600_000
+    assert not one.admits(100.0, 500, estimate_us)
+    assert not one.admits(109.9, 500, estimate_us)
+    assert one.admits(110.0, 500, estimate_us), "a probe"
+    assert one.admits(110.1, 500, estimate_us), "it waits for blocks, and is asked about again"
+    one.fetched()
+    estimate_us = 100_000  # measured anew
+    assert one.admits(110.2, 500, estimate_us)
+
+
+def test_a_store_that_stays_slow_is_probed_at_intervals():
+    one, probes = admission(1000, 1.0), []
+    for now in range(100):
+        if one.admits(float(now), 500, 600_000):
+            probes.append(now)
+            one.fetched()
+    assert probes == [10, 21, 32, 43, 54, 65, 76, 87, 98]
 
 
 def test_small_steps_say_nothing():

@@ -151,7 +151,7 @@ def test_admission_by_time(engine, stored, admission, tokens_per_s, hit):
     engine.forget()
     engine.generate(SHARED)  # the daemon has measured a fetch
     engine.forget()
-    admission._rate.tokens_per_s = tokens_per_s
+    admission._admission.rate.tokens_per_s = tokens_per_s
     before = engine.counts["declined"], engine.counts["declined_tokens"]
     cached, _, _ = engine.generate(SHARED)
     assert cached == (chunks_end(len(SHARED)) if hit else 0)

@@ -22,7 +22,7 @@ from shadowserve import binding, model
 from shadowserve.binding import CHUNK_TOKENS, KEY_BYTES, KEYS_MAX, Op, Session
 from shadowserve.link import Link
 from shadowserve.options import Options
-from shadowserve.vllm.admission import PrefillRate, worth_fetching
+from shadowserve.vllm.admission import Admission
 from shadowserve.vllm.content import Adapters, Content
 from shadowserve.vllm.media import Media
 from shadowserve.vllm.messages import Load, Orders, Reports, Store
@@ -118,7 +118,7 @@ class Scheduler:
         self._store_blocks = 0
         self._new_loads: list[Load] = []
         self._new_stores: list[Store] = []
-        self._rate = PrefillRate()
+        self._admission = Admission()
         self.stats = ShadowServeStats()
         self._uncacheable_said: set[str] = set()
 
@@ -268,7 +268,9 @@ class Scheduler:
         if not tokens or self._link.session is None:
             return 0
         estimate_us = state.estimate_us * tokens / max(1, state.found_tokens)
-        if self._options.admission == "always" or worth_fetching(self._rate, tokens, estimate_us):
+        if self._options.admission == "always":
+            return tokens
+        if self._admission.admits(time.monotonic(), tokens, estimate_us):
             return tokens
         if not state.declined:
             state.declined = True
@@ -290,6 +292,7 @@ class Scheduler:
         end_chunk = -(-(state.local_tokens + tokens) // CHUNK_TOKENS)
         number = next(self._numbers)
         state.loads += 1
+        self._admission.fetched()
         state.base_tokens = None
         self._new_loads.append(
             Load(
@@ -309,7 +312,7 @@ class Scheduler:
     def _deadline_ms(self, tokens: int) -> int:
         """No longer than computing would take, where admission is by time."""
         limit = self._options.deadline_ms
-        compute_ms = int(self._rate.seconds(tokens) * 1000)
+        compute_ms = int(self._admission.rate.seconds(tokens) * 1000)
         if self._options.admission == "always" or not compute_ms:
             return limit
         return max(min(limit, DEADLINE_MIN_MS), min(limit, compute_ms))
@@ -328,7 +331,7 @@ class Scheduler:
         """vLLM's build_connector_meta: what the workers do in this step."""
         idle = not output.total_num_scheduled_tokens
         self._poll(IDLE_POLL_MS if idle and self._lookups else 0)
-        self._rate.scheduled(time.monotonic(), self._prefill_tokens(output))
+        self._admission.rate.scheduled(time.monotonic(), self._prefill_tokens(output))
         self._offer_confirmed(output)
         self._take_offers()
         orders = Orders(self._new_loads, self._new_stores, idle)
@@ -430,7 +433,7 @@ class Scheduler:
     def reported(self, reports: Reports | None) -> None:
         """vLLM's update_connector_output."""
         now = time.monotonic()
-        self._rate.finished(now)
+        self._admission.rate.finished(now)
         if reports is None:
             return
         for number, ranks in reports.loads.items():
