@@ -288,15 +288,20 @@ class Spy:
         self.layout = registration.layout
         self.memory = mmap.mmap(registration.fd, registration.bytes)
         self.loads = []
+        self.stores = []
         self.stored = {}  # key of a chunk: bytes of its blocks
-        self.before_load = self.after_load = None  # called with the load, around its submission
+        # Called with the order, around its submission.
+        self.before_load = self.after_load = self.before_store = None
         self._begin = self.worker.begin
         self.worker.begin = self._watch
 
     def _watch(self, orders):
         self.loads += orders.loads
+        self.stores += orders.stores
         for store in orders.stores:
             self.stored[store.keys[0]] = self.blocks(store.blocks)
+            if self.before_store:
+                self.before_store(store)
         for load in orders.loads if self.before_load else ():
             self.before_load(load)
         self._begin(orders)

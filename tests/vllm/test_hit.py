@@ -159,6 +159,19 @@ def test_admission_by_time(engine, stored, admission, tokens_per_s, hit):
     assert declined == ((0, 0) if hit else (1, chunks_end(len(SHARED))))
 
 
+def test_only_kv_that_is_in_place_is_stored(engine, stored, spy):
+    """vLLM lets a request hit blocks that another one fills in the very same step. When they are
+    given to a store, they must be full."""
+    engine.forget()
+    fresh = prompt(70, 400)
+    names = [engine.add(fresh, 8) for _ in range(2)]
+    outputs = engine.run(*names)
+    assert max(output.num_cached_tokens for output in outputs) == 384, "not in the same step"
+    (store,) = spy.stores
+    assert spy.blocks(store.blocks) == spy.stored[store.keys[0]]
+    engine.assert_nothing_leaked()
+
+
 def test_what_is_stored_is_not_stored_again(engine, stored, daemon):
     engine.forget()
     engine.generate(SHARED, 4)

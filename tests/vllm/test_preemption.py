@@ -4,11 +4,12 @@ has just filled, and gives them to others. What reaches the store is right all t
 """
 
 import pytest
-from harness import Daemon, Engine, Spy, prompt
+from harness import Daemon, Engine, Spy, prompt, wait_until
 
 REQUESTS = 8
 PROMPT_TOKENS = 700
 OUTPUT_TOKENS = 400
+PAUSE_STEPS = 40
 
 
 @pytest.fixture(scope="module")
@@ -43,17 +44,37 @@ def count_preemptions(engine, monkeypatch):
     return seen
 
 
-def test_preemption_during_stores_and_loads(engine, monkeypatch):
+def run_with_a_slow_daemon(engine, daemon, names):
+    """Run requests while the daemon stops and goes on, so that stores stay in flight for long."""
+    steps = 0
+    step = engine.step
+
+    def stuttering():
+        nonlocal steps
+        if steps % PAUSE_STEPS == 0:
+            daemon.resume() if steps // PAUSE_STEPS % 2 else daemon.pause()
+        steps += 1
+        step()
+
+    engine.step = stuttering
+    try:
+        return engine.run(*names, timeout_s=200)
+    finally:
+        engine.step = step
+        daemon.resume()
+
+
+def test_preemption_during_stores_and_loads(engine, daemon, monkeypatch):
     preempted = count_preemptions(engine, monkeypatch)
     spy = Spy(engine)
     try:
         names = [engine.add(prompt(seed, PROMPT_TOKENS), OUTPUT_TOKENS) for seed in range(REQUESTS)]
-        outputs = engine.run(*names, timeout_s=200)
+        outputs = run_with_a_slow_daemon(engine, daemon, names)
         assert [len(out.outputs[0].token_ids) for out in outputs] == [OUTPUT_TOKENS] * REQUESTS
         assert preempted, "the pool was not small enough"
         engine.flush()
         engine.assert_nothing_leaked()
-        assert len(spy.stored) >= REQUESTS
+        assert len(spy.stored) > REQUESTS
 
         # The same prompts again: loads instead of prefill, in the same small pool.
         preempted.clear()
@@ -82,4 +103,40 @@ def test_preemption_during_stores_and_loads(engine, monkeypatch):
         engine.flush()
         engine.assert_nothing_leaked()
     finally:
+        spy.close()
+
+
+@pytest.mark.parametrize("how", ["aborted", "finished", "preempted"])
+def test_blocks_in_capture_are_not_given_away(engine, daemon, how):
+    """The daemon stops before it reads a block; the block's request lets go of it; others use up
+    the pool. What the daemon reads at last is what it was asked to read."""
+    seed = 30 + len(how)
+    spy = Spy(engine)
+    engine.settle()
+    try:
+        spy.before_store = lambda store: daemon.pause()
+        name = engine.add(prompt(seed, 300), 2 if how == "finished" else 100)
+        wait_until(lambda: engine.step() or spy.stores, "a store")
+        spy.before_store = None
+        if how == "aborted":
+            engine.abort(name)
+        elif how == "preempted":
+            # vLLM complains, after preempting, that blocks are still held; they are.
+            with pytest.raises(RuntimeError, match="Failed to reset KV cache"):
+                engine.scheduler.reset_prefix_cache(reset_running_requests=True)
+            engine.abort(name)
+        else:
+            engine.run(name)
+        (store,) = spy.stores
+        names = [engine.add(prompt(seed + 20 + index, 700), 20) for index in range(6)]
+        engine.run(*names)
+        assert spy.blocks(store.blocks) == spy.stored[store.keys[0]]
+        daemon.resume()
+        engine.flush()
+        engine.forget()
+        assert engine.generate(prompt(seed, 300))[0] == 256
+        spy.assert_loaded(spy.loads[-1], spy.stored)
+        engine.assert_nothing_leaked()
+    finally:
+        daemon.resume()
         spy.close()
