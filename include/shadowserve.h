@@ -251,8 +251,9 @@ enum ssv_op {
 /**
  * One request. Fields that an operation does not name must be zero.
  *
- * LOOKUP keys, ranks_count. keys is [ranks_count][keys_count / ranks_count]: how many leading
- *        chunks are stored for every rank? 0 until each rank of this engine has a region.
+ * LOOKUP keys, ranks_count, min_tier. keys is [ranks_count][keys_count / ranks_count]: how many
+ *        leading chunks are stored for every rank? 0 until each rank of this engine has a region.
+ *        Chunks that a FETCH was refused lately (coarser than min_tier, say) are not counted.
  *        Completion: tokens, estimate_us.
  * FETCH  keys, region, blocks, first_token, position, deadline_ms, min_tier. Blocks hold the tokens
  *        first_token, first_token + block_tokens, ... counted from the start of keys[0]'s chunk;
@@ -272,7 +273,7 @@ struct ssv_request {
 	uint8_t op;       /* enum ssv_op */
 	uint8_t tier;     /* STORE: enum ssv_tier */
 	uint8_t codec;    /* STORE: enum ssv_codec */
-	uint8_t min_tier; /* FETCH: coarsest tier accepted; 0: any */
+	uint8_t min_tier; /* FETCH, LOOKUP: coarsest tier accepted; 0: any */
 	uint32_t region;
 	uint64_t user_data; /* unique among this session's requests in flight */
 	uint64_t target;

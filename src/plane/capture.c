@@ -71,7 +71,7 @@ void capture_begin(struct worker *worker, uint32_t task_index, uint64_t now_ns)
 	       sizeof(capture->identity.model));
 	capture->op.holder = HOLDER_CAPTURE;
 	capture->op.index = capture->index;
-	if (worker->plane->config.overwrite) {
+	if (task->overwrite) {
 		capture->state = CAPTURE_WAIT;
 		return;
 	}
@@ -112,6 +112,7 @@ static void capture_put_done(struct worker *worker, struct capture *capture)
 
 	if (op->status == 0) {
 		count(worker, COUNTER_PUTS);
+		capture_task(worker, capture)->stored = 1;
 		counter_add(&worker->counters[COUNTER_PUT_WIRE_BYTES], op->value_bytes);
 		counter_add(&worker->counters[COUNTER_PUT_KV_BYTES],
 			    shape_kv_bytes(&capture->shape));

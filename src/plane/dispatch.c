@@ -62,6 +62,7 @@ static void dispatch_piece(struct plane *plane, struct job *job, uint32_t kind, 
 						.used = 1};
 	desk->busy[kind]++;
 	job_fill_task(plane, job, job->next_piece, task);
+	desk->slots[index].key = *task->keys;
 	job->next_piece++;
 	job->out++;
 	task->generation++;
@@ -126,6 +127,8 @@ static void dispatch_report(struct plane *plane, uint32_t worker, uint64_t messa
 	} else {
 		if (slot->captured) {
 			job->putting--;
+			if (task->stored)
+				refused_forget(plane, &slot->key);
 		} else {
 			job->out--;
 			job_piece_done(plane, job, slot->piece, task);

@@ -113,7 +113,26 @@ static void lane_end(struct worker *worker, struct lane *lane, int status)
 		worker_op_cancel(&lane->op);
 }
 
-/* The chunk failed a check. Log it once, by key; delete it unless it is sound for others. */
+/* May the chunk be right for others? Another one asks for another position, shape, model or tier;
+ * a newer program reads newer formats. One of an older format is of no use to anybody. */
+static int fault_is_relative(const struct lane *lane, enum container_fault fault)
+{
+	switch (fault) {
+	case CONTAINER_FAULT_VERSION:
+		return lane->container.header.major > CONTAINER_MAJOR;
+	case CONTAINER_FAULT_MUST_FLAG:
+	case CONTAINER_FAULT_CODEC:
+	case CONTAINER_FAULT_MODEL:
+	case CONTAINER_FAULT_SHAPE:
+	case CONTAINER_FAULT_POSITION:
+	case CONTAINER_FAULT_TIER:
+		return 1;
+	default:
+		return 0;
+	}
+}
+
+/* The chunk failed a check. Log it once, by key; delete it unless it may be right for others. */
 static void lane_fault(struct worker *worker, struct lane *lane, enum container_fault fault)
 {
 	char hex[PLANE_KEY_TEXT];
@@ -122,8 +141,11 @@ static void lane_fault(struct worker *worker, struct lane *lane, enum container_
 	log_warn("chunk refused key=%s fault=\"%s\"", hex, container_fault_text(fault));
 	if ((uint32_t)fault < FAULTS_COUNT)
 		counter_add(&worker->faults[fault], 1);
-	lane->heal = fault != CONTAINER_FAULT_TIER && fault != CONTAINER_FAULT_VERSION &&
-		     fault != CONTAINER_FAULT_MUST_FLAG && fault != CONTAINER_FAULT_CODEC;
+	lane->heal = !fault_is_relative(lane, fault);
+	if (!lane->heal && !lane->over) {
+		lane_task(worker, lane)->kept_fault = (uint8_t)fault;
+		lane_task(worker, lane)->kept_tier = lane->container.header.tier;
+	}
 	lane_end(worker, lane, fault == CONTAINER_FAULT_TIER ? -ENOENT : -EBADMSG);
 }
 

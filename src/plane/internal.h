@@ -51,6 +51,7 @@ struct task {
 	/* Written by control before the hand-over. */
 	uint8_t kind; /* enum task_kind */
 	uint8_t min_tier, tier, codec;
+	uint8_t overwrite;   /* STORE: put without asking whether the chunk is there */
 	uint32_t generation; /* of this slot; odd while it is in use */
 	uint32_t region_index, region_generation;
 	const struct region *region;
@@ -63,7 +64,10 @@ struct task {
 	uint64_t deadline_ns;
 	/* Written by the worker before it reports. */
 	int status;
-	uint32_t found;       /* LOOKUP: leading keys that are stored */
+	uint8_t kept_fault; /* FETCH: enum container_fault of a chunk that stays stored; 0: none */
+	uint8_t kept_tier;  /* its tier, where that is the fault */
+	uint8_t stored;     /* STORE, with DONE: the chunk was put */
+	uint32_t found;     /* LOOKUP: leading keys that are stored */
 	uint64_t value_bytes; /* FETCH: of the container; LOOKUP: of the found ones */
 };
 
@@ -313,6 +317,7 @@ struct task_slot {
 	uint32_t job, job_generation;
 	uint32_t piece; /* of the job */
 	uint8_t used, captured, cancelled;
+	struct ssv_key key; /* STORE: the job's keys are gone before the chunk is put */
 };
 
 struct worker_desk {
@@ -372,9 +377,19 @@ struct region_slot {
 	struct region *region; /* NULL: detached, its event is waiting */
 };
 
+/* A chunk that was refused and stays stored (refused.c). */
+#define REFUSED_MAX 4096u
+struct refused {
+	struct ssv_key key;
+	uint64_t until_ns;      /* 0: free */
+	uint8_t fault;          /* enum container_fault */
+	uint8_t tier, min_tier; /* TIER: of the chunk, and asked for */
+};
+
 /* Control's own counters: X(symbol, name in stat). */
 #define PLANE_COUNTERS(X)                  \
 	X(LOOKUPS, "lookups")              \
+	X(LOOKUPS_CUT, "lookups_cut")      \
 	X(FETCHES, "fetch_requests")       \
 	X(FETCHES_FULL, "fetch_complete")  \
 	X(FETCHES_SHORT, "fetch_short")    \
@@ -411,6 +426,7 @@ struct plane {
 	struct job *jobs;
 	struct session *sessions;
 	struct region_slot *regions;
+	struct refused *refused; /* [REFUSED_MAX] */
 	struct link free_jobs, active_jobs;
 	struct slots request_slots;
 	struct slot_state *request_states;
@@ -441,12 +457,17 @@ void job_stop(struct plane *plane, struct job *job, int status);
 void job_settle(struct plane *plane, struct job *job);
 void job_unready(struct plane *plane, struct job *job);
 int job_has_piece(const struct job *job);
-void job_fill_task(const struct plane *plane, const struct job *job, uint32_t piece,
-		   struct task *task);
+void job_fill_task(struct plane *plane, const struct job *job, uint32_t piece, struct task *task);
 void job_piece_done(struct plane *plane, struct job *job, uint32_t piece, const struct task *task);
 double plane_fetch_rate(const struct plane *plane);
 int jobs_watch_deadlines(struct plane *plane);
 struct job *session_find(struct session *session, uint64_t user_data);
+
+/* refused.c: chunks that were refused and stay stored. */
+void refused_note(struct plane *plane, const struct ssv_key *key, const struct task *task);
+int refused_hides(struct plane *plane, const struct ssv_key *key, uint8_t min_tier);
+int refused_is_replaced(struct plane *plane, const struct ssv_key *key, uint8_t tier);
+void refused_forget(struct plane *plane, const struct ssv_key *key);
 
 /* dispatch.c: pieces to workers and their reports back. */
 int dispatch_pieces(struct plane *plane);

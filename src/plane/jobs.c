@@ -72,39 +72,49 @@ static void fill_chunk(const struct plane *plane, const struct job *job, uint32_
 	task->position = job->position + piece * SSV_CHUNK_TOKENS;
 }
 
-void job_fill_task(const struct plane *plane, const struct job *job, uint32_t piece,
-		   struct task *task)
+void job_fill_task(struct plane *plane, const struct job *job, uint32_t piece, struct task *task)
 {
 	task->kind = (uint8_t)job_kind(job);
 	task->min_tier = job->min_tier;
 	task->tier = job->tier;
 	task->codec = job->codec;
 	task->deadline_ns = job->deadline_ns;
+	task->overwrite = plane->config.overwrite;
 	task->status = 0;
+	task->kept_fault = task->kept_tier = task->stored = 0;
 	task->found = 0;
 	task->value_bytes = 0;
 	if (job->op == SSV_OP_LOOKUP)
 		fill_lookup(job, piece, task);
 	else
 		fill_chunk(plane, job, piece, task);
+	if (job->op == SSV_OP_STORE && refused_is_replaced(plane, task->keys, job->tier))
+		task->overwrite = 1;
 }
 
-static void lookup_piece_done(struct job *job, uint32_t piece, const struct task *task)
+static void lookup_piece_done(struct plane *plane, struct job *job, uint32_t piece,
+			      const struct task *task)
 {
 	const uint32_t first = lookup_key(job, piece);
+	uint32_t found = 0;
 
+	while (found < task->found && !refused_hides(plane, &task->keys[found], job->min_tier))
+		found++;
+	plane->counters[PLANE_LOOKUPS_CUT] += found < task->found;
 	job->found_keys += task->found;
 	job->found_bytes += task->value_bytes;
-	if (task->found == task->keys_count || first + task->found >= job->bound)
+	if (found == task->keys_count || first + found >= job->bound)
 		return;
-	job->bound = first + task->found;
-	job->gap_status = task->status == -ENOENT ? 0 : task->status;
+	job->bound = first + found;
+	job->gap_status = found < task->found || task->status == -ENOENT ? 0 : task->status;
 }
 
 void job_piece_done(struct plane *plane, struct job *job, uint32_t piece, const struct task *task)
 {
+	if (task->kept_fault)
+		refused_note(plane, task->keys, task);
 	if (job->op == SSV_OP_LOOKUP) {
-		lookup_piece_done(job, piece, task);
+		lookup_piece_done(plane, job, piece, task);
 	} else if (task->status == 0) {
 		job->piece_bytes[piece] = (uint32_t)task->value_bytes;
 	} else if (piece < job->bound) {

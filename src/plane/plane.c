@@ -114,11 +114,12 @@ static int tables_create(struct plane *plane, char *error)
 	plane->jobs = table(plane, config->jobs_max, sizeof(struct job));
 	plane->sessions = table(plane, config->sessions_max, sizeof(struct session));
 	plane->regions = table(plane, config->regions_max, sizeof(struct region_slot));
+	plane->refused = table(plane, REFUSED_MAX, sizeof(struct refused));
 	plane->events = table(plane, plane->events_max, sizeof(struct plane_event));
 	plane->request_states = table(plane, slots, sizeof(struct slot_state));
 	plane->request_memory = table(plane, slots, REQUEST_SLOT_BYTES);
 	if (!plane->desks || !plane->jobs || !plane->sessions || !plane->regions ||
-	    !plane->events || !plane->request_states || !plane->request_memory)
+	    !plane->refused || !plane->events || !plane->request_states || !plane->request_memory)
 		return plane_refuse(error, -ENOMEM, "no memory for tables of %llu bytes",
 				    (unsigned long long)plane->tables_bytes);
 	for (uint32_t i = 0; i < config->workers_count; i++) {
@@ -216,6 +217,7 @@ void plane_destroy(struct plane *plane)
 	free(plane->request_memory);
 	free(plane->request_states);
 	free(plane->events);
+	free(plane->refused);
 	free(plane->regions);
 	free(plane->sessions);
 	free(plane->jobs);

@@ -195,7 +195,11 @@ class Scheduler:
         keys = b"".join(keys[: chunks * KEY_BYTES] for keys in state.keys)
         number = next(self._numbers)
         question = binding.Request(
-            Op.LOOKUP, number, keys=keys, ranks_count=self._ranks, min_tier=0
+            Op.LOOKUP,
+            number,
+            keys=keys,
+            ranks_count=self._ranks,
+            min_tier=self._options.min_tier,
         )
         if not self._link.submit([question]):
             state.answered = True
