@@ -64,13 +64,28 @@ def run_with_a_slow_daemon(engine, daemon, names):
         daemon.resume()
 
 
+def texts(outputs):
+    return [list(output.outputs[0].token_ids) for output in outputs]
+
+
+def alone(engine):
+    """The text of each prompt when it is computed by itself: no hit, no preemption."""
+    outputs = []
+    for seed in range(REQUESTS):
+        engine.settle()
+        tokens = prompt(seed, PROMPT_TOKENS)
+        outputs += engine.run(engine.add(tokens, OUTPUT_TOKENS, skip_reading_prefix_cache=True))
+    assert not any(output.num_cached_tokens for output in outputs)
+    return texts(outputs)
+
+
 def test_preemption_during_stores_and_loads(engine, daemon, monkeypatch):
     preempted = count_preemptions(engine, monkeypatch)
     spy = Spy(engine)
     try:
         names = [engine.add(prompt(seed, PROMPT_TOKENS), OUTPUT_TOKENS) for seed in range(REQUESTS)]
         outputs = run_with_a_slow_daemon(engine, daemon, names)
-        assert [len(out.outputs[0].token_ids) for out in outputs] == [OUTPUT_TOKENS] * REQUESTS
+        computed = texts(outputs)
         assert preempted, "the pool was not small enough"
         engine.flush()
         engine.assert_nothing_leaked()
@@ -97,11 +112,17 @@ def test_preemption_during_stores_and_loads(engine, daemon, monkeypatch):
         monkeypatch.setattr(spy.worker, "finish", check)
         names = [engine.add(prompt(seed, PROMPT_TOKENS), OUTPUT_TOKENS) for seed in range(REQUESTS)]
         outputs = engine.run(*names, timeout_s=200)
-        assert [len(out.outputs[0].token_ids) for out in outputs] == [OUTPUT_TOKENS] * REQUESTS
+        loaded = texts(outputs)
         assert checked, "nothing was loaded"
         assert preempted, "the pool was not small enough"
         engine.flush()
         engine.assert_nothing_leaked()
+
+        preempted.clear()
+        expected = alone(engine)
+        assert not preempted
+        assert computed == expected
+        assert loaded == expected
     finally:
         spy.close()
 
