@@ -159,6 +159,21 @@ def test_admission_by_time(engine, stored, admission, tokens_per_s, hit):
     assert declined == ((0, 0) if hit else (1, chunks_end(len(SHARED))))
 
 
+def test_roles(engine, stored, spy, monkeypatch):
+    """A producer does not load, a consumer does not store."""
+    side = engine.connector._scheduler
+    engine.forget()
+    monkeypatch.setattr(side, "_served", replace(side._served, may_load=False))
+    assert engine.generate(SHARED)[0] == 0
+    engine.forget()
+    monkeypatch.setattr(side, "_served", replace(side._served, may_load=True, may_store=False))
+    assert engine.generate(SHARED)[0] == chunks_end(len(SHARED))
+    spy.stores.clear()
+    engine.generate(prompt(75, 700), 4)
+    engine.settle()
+    assert not spy.stores
+
+
 def test_only_kv_that_is_in_place_is_stored(engine, stored, spy):
     """vLLM lets a request hit blocks that another one fills in the very same step. When they are
     given to a store, they must be full."""
