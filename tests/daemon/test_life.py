@@ -300,6 +300,27 @@ def test_a_stopped_daemon_completes_once_when_it_goes_on(start: Start) -> None:
     engine.close()
 
 
+def test_a_daemon_stopped_in_the_middle_of_a_fetch_completes_once(
+    start: Start, folder: Path
+) -> None:
+    daemon = start(store=f"fault+file:{folder}/store?get-delay-ms=2000")
+    engine = Engine(daemon)
+    engine.memory.fill(1, list(range(8)))
+    engine.do(engine.store(key(0), list(range(8)), tier=Tier.LOSSLESS))
+    engine.flush()
+    fetch = engine.fetch(key(0), list(range(8, 16)), deadline_ms=60000)
+    engine.submit(fetch)
+    assert engine.stat()["jobs"] == 1  # a worker has it
+    daemon.signal(signal.SIGSTOP)
+    assert engine.session.poll(400) == []
+    daemon.signal(signal.SIGCONT)
+    done = engine.completions(1)[fetch.user_data]
+    assert (done.status, done.tokens) == (0, 256)
+    assert engine.memory.read(list(range(8, 16))) == engine.memory.read(list(range(8)))
+    assert engine.session.poll(50) == []
+    engine.close()
+
+
 def test_a_registration_that_came_too_late_is_taken_back(start: Start) -> None:
     daemon = start()
     session = ssv.Session.connect(daemon.socket)
