@@ -149,7 +149,8 @@ static int draft_append(struct encoder *encoder, struct draft *draft, uint8_t *w
 					     draft->groups, draft->channels);
 	if (room < entry.meta_bytes || fixed + entry.meta_bytes >= limit)
 		return -E2BIG;
-	/* class data must leave room for the rest, and must not reach the raw bits: they make way */
+	/* class data must leave room for the rest, and must not reach the raw bits: they make way
+	 */
 	room = limit - fixed - entry.meta_bytes;
 	memmove(wire + limit - draft->raw_bytes, draft->raw, draft->raw_bytes);
 	draft->raw = wire + limit - draft->raw_bytes;

@@ -97,8 +97,11 @@ int codec_scratch_init(void *memory, uint64_t bytes, uint32_t channels_max)
 		err = lossless_at(opened)->init(s);
 		opened += !err;
 	}
-	while (err && opened--)
+	if (!err)
+		return 0;
+	while (opened--)
 		lossless_at(opened)->fini(s);
+	s->channels_max = 0; /* nothing is left for codec_scratch_fini() */
 	return err;
 }
 
