@@ -2,6 +2,8 @@
 """What besides tokens shapes KV: adapters by their files, multimodal input by its tensors.
 The rest has no identity and is not cached."""
 
+import threading
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -156,22 +158,85 @@ def test_what_has_no_content_is_refused(unkeyable):
         Content(request(**unkeyable))
 
 
-def test_adapters_count_by_their_files(tmp_path):
+def read(adapters, lora):
+    """The digest of an adapter, once it was read."""
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            return adapters.digest(lora)
+        except model.NotKeyable as reason:
+            if "not been read yet" not in str(reason):
+                raise
+        assert time.monotonic() < deadline, "the adapter was not read"
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def adapters():
     adapters = Adapters()
-    one = Content(request(lora_request=adapter(tmp_path / "a")), adapters).extra(0, 1)
+    yield adapters
+    adapters.close()
+
+
+def test_adapters_count_by_their_files(tmp_path, adapters):
+    def extra(lora):
+        read(adapters, lora)
+        return Content(request(lora_request=lora), adapters).extra(0, 1)
+
+    one = extra(adapter(tmp_path / "a"))
     other = adapter(tmp_path / "b")
     other.lora_int_id = 2
-    assert Content(request(lora_request=other), adapters).extra(0, 1) == one
+    assert extra(other) == one
     third = adapter(tmp_path / "c", b"other weights")
     third.lora_int_id = 3
-    assert Content(request(lora_request=third), adapters).extra(0, 1) != one
+    assert extra(third) != one
     assert one != bytes(32)
 
 
-def test_an_adapter_that_changes_is_not_cached_any_more(tmp_path):
-    adapters = Adapters()
+def test_an_adapter_is_not_cached_before_it_is_read(tmp_path, adapters, monkeypatch):
+    """Reading takes a thread of its own, never the scheduler's."""
+    go_on, threads = threading.Event(), []
+    digest = model.adapter_digest
+
+    def slow(folder):
+        threads.append(threading.current_thread())
+        assert go_on.wait(30)
+        return digest(folder)
+
+    monkeypatch.setattr(model, "adapter_digest", slow)
     lora = adapter(tmp_path / "a")
-    first = adapters.digest(lora)
+    for _ in range(3):
+        with pytest.raises(model.NotKeyable, match="not been read yet"):
+            Content(request(lora_request=lora), adapters)
+    go_on.set()
+    assert read(adapters, lora) == digest(tmp_path / "a")
+    (thread,) = threads
+    assert thread is not threading.current_thread()
+
+
+def test_an_adapter_that_changes_while_it_is_read(tmp_path, adapters, monkeypatch):
+    digest = model.adapter_digest
+
+    def changed(folder):
+        adapter(folder, b"new weights")
+        return digest(folder)
+
+    monkeypatch.setattr(model, "adapter_digest", changed)
+    with pytest.raises(model.NotKeyable, match="changed"):
+        read(adapters, adapter(tmp_path / "a"))
+
+
+def test_an_adapter_that_cannot_be_read(tmp_path, adapters):
+    lora = adapter(tmp_path / "a")
+    (tmp_path / "a" / "adapter_model.safetensors").unlink()
+    for _ in range(2):
+        with pytest.raises(model.NotKeyable, match="no adapter weights"):
+            read(adapters, lora)
+
+
+def test_an_adapter_that_changes_is_not_cached_any_more(tmp_path, adapters):
+    lora = adapter(tmp_path / "a")
+    first = read(adapters, lora)
     adapter(tmp_path / "a", b"new weights")
     for _ in range(2):
         with pytest.raises(model.NotKeyable, match="changed"):
@@ -179,8 +244,7 @@ def test_an_adapter_that_changes_is_not_cached_any_more(tmp_path):
     assert first
 
 
-def test_an_adapter_loaded_in_place_is_read_again(tmp_path):
-    adapters = Adapters()
-    first = adapters.digest(adapter(tmp_path / "a"))
-    second = adapters.digest(adapter(tmp_path / "a", b"new weights", inplace=True))
+def test_an_adapter_loaded_in_place_is_read_again(tmp_path, adapters):
+    first = read(adapters, adapter(tmp_path / "a"))
+    second = read(adapters, adapter(tmp_path / "a", b"new weights", inplace=True))
     assert first != second

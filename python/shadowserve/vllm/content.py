@@ -8,6 +8,8 @@ the key root. A request that cannot be described by content has no keys and is n
 from __future__ import annotations
 
 import hashlib
+import queue
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,18 +21,29 @@ from shadowserve.vllm.media import Media
 ADAPTERS_MAX = 4096
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Adapter:
+    """What the files of an adapter were when it was first seen. Written by the reading thread once:
+    digest, or the reason why there is none."""
+
+    folder: Path
     stamp: Any
-    digest: bytes
+    result: bytes | str | None = None
 
 
 class Adapters:
-    """Digests of LoRA adapters. One whose files change while the engine runs is not cached any
-    more: which of its contents the engine computed with cannot be told."""
+    """Digests of LoRA adapters, read by a thread of their own; requests that come before it is done
+    are not cached. Nor is an adapter whose files change while the engine runs: which of its
+    contents the engine computed with cannot be told."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[int, str], _Adapter | None] = {}
+        self._unread: queue.SimpleQueue[_Adapter | None] = queue.SimpleQueue()
+        self._reader: threading.Thread | None = None
+
+    def close(self) -> None:
+        """The reader ends by itself; an adapter may take it seconds, and nobody waits."""
+        self._unread.put(None)
 
     def digest(self, request: Any) -> bytes:
         """The digest, or model.NotKeyable."""
@@ -43,11 +56,31 @@ class Adapters:
         stamp = model.adapter_stamp(folder)
         known = self._known.get(place)
         if place not in self._known or (request.load_inplace and known and known.stamp != stamp):
-            known = self._known[place] = _Adapter(stamp, model.adapter_digest(folder))
+            known = self._known[place] = _Adapter(folder, stamp)
+            self._read_later(known)
         if known is None or known.stamp != stamp:
             self._known[place] = None
             raise model.NotKeyable(f"the files of adapter {request.lora_name} have changed")
-        return known.digest
+        if known.result is None:
+            raise model.NotKeyable(f"the adapter {request.lora_name} has not been read yet")
+        if isinstance(known.result, str):
+            raise model.NotKeyable(known.result)
+        return known.result
+
+    def _read_later(self, adapter: _Adapter) -> None:
+        self._unread.put(adapter)
+        if self._reader is None:
+            self._reader = threading.Thread(target=self._read, name="shadowserve-lora", daemon=True)
+            self._reader.start()
+
+    def _read(self) -> None:
+        while (adapter := self._unread.get()) is not None:
+            try:
+                digest = model.adapter_digest(adapter.folder)
+                unchanged = model.adapter_stamp(adapter.folder) == adapter.stamp
+                adapter.result = digest if unchanged else f"{adapter.folder} changed while read"
+            except (model.NotKeyable, OSError) as failure:
+                adapter.result = str(failure)
 
 
 class Content:

@@ -129,6 +129,7 @@ class Scheduler:
         self._pool = pool
 
     def close(self) -> None:
+        self._adapters.close()
         self._link.close()
 
     def _open_session(self) -> Session:
