@@ -13,13 +13,14 @@
 
 #include "codec/codec.h"
 #include "plane/plane.h"
+#include "store/store.h"
 
 #define AT(member) offsetof(struct config, member)
 
 const struct key_row config_keys[] = {
     {"socket", KEY_TEXT, AT(socket), NULL, 0, 0,
      "Unix socket to serve; mode 0600 [$SHADOWSERVE_SOCKET]"},
-    {"store", KEY_TEXT, AT(store), NULL, 0, 0, "where chunks live, as a URI"},
+    {"store", KEY_STORE, AT(store), NULL, 0, 0, "where chunks live, as a URI"},
     {"arena", KEY_SIZE, AT(arena), "512MiB", 16 * MIB, 1024 * GIB,
      "memory of the data path, allocated at start"},
     {"workers", KEY_COUNT, AT(workers), "0", 0, PLANE_WORKERS_MAX,
@@ -236,6 +237,7 @@ void key_allowed(const struct key_row *row, char *text, size_t text_bytes)
 	switch (row->kind) {
 	case KEY_TEXT:
 	case KEY_PATH:
+	case KEY_STORE:
 		snprintf(text, text_bytes, "at most %d bytes", CONFIG_TEXT_MAX - 1);
 		break;
 	case KEY_SIZE:
@@ -331,7 +333,8 @@ static int value_read(const struct key_row *row, const char *text, struct config
 	switch (row->kind) {
 	case KEY_TEXT:
 	case KEY_PATH:
-		if (strlen(text) >= CONFIG_TEXT_MAX || (row->kind == KEY_TEXT && !text[0]))
+	case KEY_STORE:
+		if (strlen(text) >= CONFIG_TEXT_MAX || (row->kind != KEY_PATH && !text[0]))
 			return -EINVAL;
 		strcpy(field, text);
 		return 0;
@@ -359,10 +362,15 @@ static int value_read(const struct key_row *row, const char *text, struct config
 
 int key_parse(const struct key_row *row, const char *text, struct config *config, char *error)
 {
-	char allowed[256];
+	char allowed[256], why[SSV_ERROR_TEXT_MAX], shown[CONFIG_TEXT_MAX];
 
-	if (value_read(row, text, config) == 0)
-		return 0;
+	if (value_read(row, text, config) == 0) {
+		if (row->kind != KEY_STORE || store_uri_check(text, why) == 0)
+			return 0;
+		store_uri_redact(text, shown, sizeof(shown)); /* a log may keep this line */
+		snprintf(error, CONFIG_ERROR_MAX, "%s: \"%.200s\": %.300s", row->name, shown, why);
+		return -EINVAL;
+	}
 	key_allowed(row, allowed, sizeof(allowed));
 	snprintf(error, CONFIG_ERROR_MAX, "%s: \"%.200s\": expected %s", row->name, text, allowed);
 	return -EINVAL;
@@ -396,11 +404,12 @@ void key_format(const struct key_row *row, const struct config *config, char *te
 	const void *field = (const char *)config + row->offset;
 	uint32_t number = 0;
 
-	if (row->kind != KEY_TEXT && row->kind != KEY_PATH)
+	if (row->kind != KEY_TEXT && row->kind != KEY_PATH && row->kind != KEY_STORE)
 		memcpy(&number, field, sizeof(number));
 	switch (row->kind) {
 	case KEY_TEXT:
 	case KEY_PATH:
+	case KEY_STORE:
 		snprintf(text, text_bytes, "%s", (const char *)field);
 		break;
 	case KEY_SIZE:

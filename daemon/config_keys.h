@@ -19,6 +19,7 @@ enum key_kind {
 	KEY_TIER = 9,      /* of STORE */
 	KEY_ANY_TIER = 10, /* coarsest of FETCH, or any */
 	KEY_CODEC = 11,
+	KEY_STORE = 12, /* a store's URI */
 };
 
 struct key_row {

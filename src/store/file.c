@@ -58,6 +58,16 @@ static struct file_store *file_of(const struct store *store)
 
 /* ---- open and close ------------------------------------------------------------------------- */
 
+static int file_check(const struct uri *uri, char *error)
+{
+	if (uri->host && uri->host[0])
+		return uri_error(error, -EINVAL,
+				 "store file: host \"%.64s\": expected none, as in file:/path or "
+				 "file:///path",
+				 uri->host);
+	return folder_path_check(uri->path, error);
+}
+
 static int file_open(const struct store_config *config, struct store **ret_store, char *error)
 {
 	struct uri_value values[OPTIONS_COUNT];
@@ -70,11 +80,6 @@ static int file_open(const struct store_config *config, struct store **ret_store
 		err = uri_read_options(&uri, options, OPTIONS_COUNT, values, error);
 	if (err)
 		return err;
-	if (uri.host && uri.host[0])
-		return uri_error(error, -EINVAL,
-				 "store file: host \"%.64s\": expected none, as in file:/path or "
-				 "file:///path",
-				 uri.host);
 	file = calloc(1, sizeof(*file));
 	if (!file)
 		return uri_error(error, -ENOMEM, "store file: out of memory");
@@ -319,6 +324,7 @@ const struct store_ops store_file = {
     .caps = STORE_CAP_PERSISTENT | STORE_CAP_SHARED | STORE_CAP_LIST,
     .options = options,
     .options_count = OPTIONS_COUNT,
+    .check = file_check,
     .open = file_open,
     .close = file_close,
     .submit = file_submit,

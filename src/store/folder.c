@@ -117,6 +117,16 @@ static int open_root(const char *path, int *ret_fd)
 	return 0;
 }
 
+int folder_path_check(const char *path, char *error)
+{
+	if (path[0] != '/' || strlen(path) >= sizeof(((struct folder *)NULL)->path))
+		return uri_error(error, -EINVAL,
+				 "store file: path \"%.64s\": expected an absolute path, such as "
+				 "file:/var/cache/kv",
+				 path);
+	return 0;
+}
+
 int folder_open(const char *path, uint64_t seed, struct folder *folder, char *error)
 {
 	struct stat st;
@@ -124,11 +134,9 @@ int folder_open(const char *path, uint64_t seed, struct folder *folder, char *er
 
 	memset(folder, 0, sizeof(*folder));
 	folder->fd = -1;
-	if (path[0] != '/' || strlen(path) >= sizeof(folder->path))
-		return uri_error(error, -EINVAL,
-				 "store file: path \"%.64s\": expected an absolute path, such as "
-				 "file:/var/cache/kv",
-				 path);
+	err = folder_path_check(path, error);
+	if (err)
+		return err;
 	(void)snprintf(folder->path, sizeof(folder->path), "%s", path);
 	folder->pid = (uint32_t)getpid();
 	/* Handles of one process may have been given the same seed. */

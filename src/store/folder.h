@@ -37,6 +37,9 @@ struct folder_entry {
 	int64_t used_s;
 };
 
+/* -EINVAL with one line, unless it is absolute and short enough. */
+SSV_MUST_CHECK int folder_path_check(const char *path, char *error);
+
 /* Create what is missing (mode 0700) and open. -EINVAL, -EACCES, -EROFS ... with one line. */
 SSV_MUST_CHECK int folder_open(const char *path, uint64_t seed, struct folder *folder, char *error);
 void folder_close(struct folder *folder);

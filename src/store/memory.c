@@ -197,6 +197,18 @@ unlock:
 
 /* ---- the store ------------------------------------------------------------------------------ */
 
+static int memory_check(const struct uri *uri, char *error)
+{
+	const size_t room = sizeof(((struct table *)NULL)->name);
+
+	if (uri->host || strlen(uri->path) >= room)
+		return uri_error(error, -EINVAL,
+				 "store memory: name \"%.32s\": expected memory:name with at most "
+				 "%zu bytes",
+				 uri->host ? uri->host : uri->path, room - 1);
+	return 0;
+}
+
 static int memory_open(const struct store_config *config, struct store **ret_store, char *error)
 {
 	struct uri_value values[OPTIONS_COUNT];
@@ -209,11 +221,6 @@ static int memory_open(const struct store_config *config, struct store **ret_sto
 		err = uri_read_options(&uri, options, OPTIONS_COUNT, values, error);
 	if (err)
 		return err;
-	if (uri.host || strlen(uri.path) >= sizeof(memory->table->name))
-		return uri_error(error, -EINVAL,
-				 "store memory: name \"%.32s\": expected memory:name with at most "
-				 "%zu bytes",
-				 uri.host ? uri.host : uri.path, sizeof(memory->table->name) - 1);
 	memory = calloc(1, sizeof(*memory));
 	if (!memory)
 		return uri_error(error, -ENOMEM, "store memory: out of memory");
@@ -469,6 +476,7 @@ const struct store_ops store_memory = {
     .caps = STORE_CAP_SHARED | STORE_CAP_LIST,
     .options = options,
     .options_count = OPTIONS_COUNT,
+    .check = memory_check,
     .open = memory_open,
     .close = memory_close,
     .submit = memory_submit,

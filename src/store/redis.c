@@ -171,6 +171,28 @@ static int write_hello(struct redis_store *redis, const char *user, const char *
 	return writer.overflow ? -E2BIG : 0;
 }
 
+/* "redis://host/3": the database; *ret_db is left alone without one. */
+static int read_database(const struct uri *uri, uint64_t *ret_db, char *error)
+{
+	char *end;
+
+	if (!uri->host || !uri->host[0] || !uri->path[0] || !uri->path[1])
+		return 0;
+	*ret_db = strtoull(uri->path + 1, &end, 10);
+	if (*end || uri->path[1] < '0' || uri->path[1] > '9' || *ret_db > 65535)
+		return uri_error(error, -EINVAL,
+				 "store redis: database \"%.32s\": expected /0 to /65535",
+				 uri->path);
+	return 0;
+}
+
+static int redis_check(const struct uri *uri, char *error)
+{
+	uint64_t db;
+
+	return read_database(uri, &db, error);
+}
+
 static int set_login(struct redis_store *redis, const struct uri *uri,
 		     const struct uri_value *values, char *error)
 {
@@ -179,16 +201,11 @@ static int set_login(struct redis_store *redis, const struct uri *uri,
 	const char *user = path && !uri->user ? uri->password : uri->user;
 	uint64_t db = values[OPTION_DB].number;
 	char password[512];
-	char *end;
 	int err;
 
-	if (uri->host && uri->host[0] && uri->path[0] && uri->path[1]) {
-		db = strtoull(uri->path + 1, &end, 10);
-		if (*end || uri->path[1] < '0' || uri->path[1] > '9' || db > 65535)
-			return uri_error(error, -EINVAL,
-					 "store redis: database \"%.32s\": expected /0 to /65535",
-					 uri->path);
-	}
+	err = read_database(uri, &db, error);
+	if (err)
+		return err;
 	if (path) {
 		err = read_password(path, password, sizeof(password), error);
 		if (err)
@@ -534,11 +551,11 @@ static void redis_stats(const struct store *store, struct store_stats *ret_stats
 		ret_stats->connected += redis->lanes[i].state == LANE_UP;
 }
 
-#define REDIS_OPS                                                                            \
-	.caps = STORE_CAP_SHARED | STORE_CAP_REMOTE | STORE_CAP_LIST | STORE_CAP_PERSISTENT, \
-	.options = options, .options_count = OPTIONS_COUNT, .open = redis_open,              \
-	.close = redis_close, .submit = redis_submit, .poll = redis_poll,                    \
-	.next_ns = redis_next_ns, .pollfds = redis_pollfds, .stats = redis_stats,            \
+#define REDIS_OPS                                                                             \
+	.caps = STORE_CAP_SHARED | STORE_CAP_REMOTE | STORE_CAP_LIST | STORE_CAP_PERSISTENT,  \
+	.options = options, .options_count = OPTIONS_COUNT, .check = redis_check,             \
+	.open = redis_open, .close = redis_close, .submit = redis_submit, .poll = redis_poll, \
+	.next_ns = redis_next_ns, .pollfds = redis_pollfds, .stats = redis_stats,             \
 	.list = redis_list
 
 const struct store_ops store_redis = {.scheme = "redis", REDIS_OPS};

@@ -55,12 +55,23 @@ static const char *nearest_scheme(const char *scheme)
 	return nearest;
 }
 
+static void scheme_names(char *text, size_t text_bytes)
+{
+	const struct store_ops *const *ops;
+	size_t n = 0;
+
+	for (ops = backends; *ops && n < text_bytes; ops++)
+		n += (size_t)snprintf(text + n, text_bytes - n, "%s%s%s", n ? ", " : "",
+				      (*ops)->scheme, (*ops)->caps & STORE_CAP_WRAPPER ? "+" : "");
+}
+
 /* "fault+file": the wrappers from the outside, then the store. The whole word comes first, since a
  * store's own scheme may have a '+' ("redis+unix"). */
 static int find_layers(const char *scheme, const struct store_ops **layers, uint32_t *ret_count,
 		       char *error)
 {
 	uint32_t count = 0;
+	char names[128];
 
 	for (;;) {
 		const struct store_ops *ops = find_backend(scheme, strlen(scheme));
@@ -78,10 +89,13 @@ static int find_layers(const char *scheme, const struct store_ops **layers, uint
 		}
 		if (plus)
 			ops = find_backend(scheme, (size_t)(plus - scheme));
-		if (!ops || !(ops->caps & STORE_CAP_WRAPPER))
+		if (!ops || !(ops->caps & STORE_CAP_WRAPPER)) {
+			scheme_names(names, sizeof(names));
 			return uri_error(error, -ENOTSUP,
-					 "store %.32s: unknown scheme; did you mean \"%s\"?",
-					 scheme, nearest_scheme(scheme));
+					 "store %.32s: unknown scheme; did you mean \"%s\"? "
+					 "expected one of %s",
+					 scheme, nearest_scheme(scheme), names);
+		}
 		if (count == LAYERS_MAX - 1)
 			return uri_error(error, -E2BIG, "store URI: more than %d wrappers",
 					 LAYERS_MAX - 1);
@@ -90,11 +104,48 @@ static int find_layers(const char *scheme, const struct store_ops **layers, uint
 	}
 }
 
-int store_open(const struct store_config *config, struct store **ret_store, char *error)
+/* Everything that the text says, before any layer opens anything. */
+static int check_uri(const struct uri *uri, const struct store_ops **ret_outermost, char *error)
 {
 	const struct store_ops *layers[LAYERS_MAX];
+	struct uri_value values[URI_OPTIONS_MAX];
 	struct uri_table tables[LAYERS_MAX];
 	uint32_t layers_count = 0, i;
+	int err;
+
+	err = find_layers(uri->scheme, layers, &layers_count, error);
+	if (err)
+		return err;
+	for (i = 0; i < layers_count; i++)
+		tables[i] = (struct uri_table){layers[i]->options, layers[i]->options_count};
+	err = uri_check_names(uri, tables, layers_count, error);
+	for (i = 0; i < layers_count && !err; i++) {
+		ssv_assert(tables[i].count <= URI_OPTIONS_MAX);
+		err = uri_read_options(uri, tables[i].options, tables[i].count, values, error);
+		if (!err && layers[i]->check)
+			err = layers[i]->check(uri, error);
+	}
+	*ret_outermost = layers[0];
+	return err;
+}
+
+int store_uri_check(const char *text, char *error)
+{
+	const struct store_ops *outermost;
+	struct uri uri;
+	int err;
+
+	error[0] = '\0';
+	err = uri_parse(text, &uri, error);
+	if (!err)
+		err = check_uri(&uri, &outermost, error);
+	explicit_bzero(&uri, sizeof(uri));
+	return err;
+}
+
+int store_open(const struct store_config *config, struct store **ret_store, char *error)
+{
+	const struct store_ops *outermost;
 	struct uri uri;
 	int err;
 
@@ -107,17 +158,10 @@ int store_open(const struct store_config *config, struct store **ret_store, char
 				 "store: ops_max=%u value_bytes_max=%llu; expected 1 or more",
 				 config->ops_max, (unsigned long long)config->value_bytes_max);
 	err = uri_parse(config->uri, &uri, error);
-	if (err)
-		return err;
-	err = find_layers(uri.scheme, layers, &layers_count, error);
-	if (err)
-		return err;
-	for (i = 0; i < layers_count; i++)
-		tables[i] = (struct uri_table){layers[i]->options, layers[i]->options_count};
-	err = uri_check_names(&uri, tables, layers_count, error);
-	if (err)
-		return err;
-	return layers[0]->open(config, ret_store, error);
+	if (!err)
+		err = check_uri(&uri, &outermost, error);
+	explicit_bzero(&uri, sizeof(uri));
+	return err ? err : outermost->open(config, ret_store, error);
 }
 
 void store_close(struct store *store)

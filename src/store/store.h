@@ -74,6 +74,7 @@ struct store_stats {
 };
 
 struct store; /* a backend's own structure; its first member is const struct store_ops *ops */
+struct uri;
 struct uri_option;
 
 struct store_ops {
@@ -81,6 +82,8 @@ struct store_ops {
 	uint32_t caps;                    /* enum store_caps */
 	const struct uri_option *options; /* what may stand behind '?' (store/uri.h) */
 	uint32_t options_count;
+	/* Is the rest of the URI of the right form? Looks at its text alone; NULL: any is. */
+	int (*check)(const struct uri *uri, char *error);
 
 	/* Control path: may allocate and block up to a second. On failure: one line in error
 	 * (SSV_ERROR_TEXT_MAX bytes) names the URI's part, its value and what was expected. */
@@ -117,6 +120,10 @@ struct store {
 SSV_MUST_CHECK int store_open(const struct store_config *config, struct store **ret_store,
 			      char *error);
 void store_close(struct store *store); /* takes NULL */
+
+/* Could store_open() be asked for this URI? Looks at its text alone: scheme, options, form.
+ * Errors: -EINVAL, -ENOTSUP, -E2BIG with one line in error. */
+SSV_MUST_CHECK int store_uri_check(const char *uri, char *error);
 
 /* Every backend of this build, NULL-terminated. */
 const struct store_ops *const *store_backends(void);
