@@ -119,6 +119,27 @@ static uint32_t line_of(const char *yaml, size_t bytes, const char *key, uint32_
 	return line;
 }
 
+/* Line of the second document's start; 0: there is none. */
+static uint32_t line_of_second_document(const char *yaml, size_t bytes)
+{
+	yaml_parser_t parser;
+	yaml_event_t event;
+	uint32_t line = 0, documents = 0;
+	int end = 0;
+
+	if (!yaml_parser_initialize(&parser))
+		return 0;
+	yaml_parser_set_input_string(&parser, (const unsigned char *)yaml, bytes);
+	while (!end && yaml_parser_parse(&parser, &event)) {
+		if (event.type == YAML_DOCUMENT_START_EVENT && ++documents == 2)
+			line = (uint32_t)event.start_mark.line + 1;
+		end = line || event.type == YAML_STREAM_END_EVENT;
+		yaml_event_delete(&event);
+	}
+	yaml_parser_delete(&parser);
+	return line;
+}
+
 /* ---- what is wrong -------------------------------------------------------------------------- */
 
 static void unknown_key(const char *path, uint32_t line, const char *key, char *error)
@@ -264,12 +285,20 @@ int config_file_read(const char *path, struct key_texts *texts, char *error)
 	char **values = NULL;
 	char *yaml = NULL;
 	size_t bytes = 0;
+	uint32_t line;
 	cyaml_err_t failed;
 	int err;
 
 	err = file_load(path, &yaml, &bytes, error);
 	if (err)
 		return err;
+	line = line_of_second_document(yaml, bytes);
+	if (line) {
+		snprintf(error, CONFIG_ERROR_MAX, "%s:%u: a second document; expected only one",
+			 path, line);
+		free(yaml);
+		return -EINVAL;
+	}
 	schema_make(fields, &schema);
 	cyaml.log_fn = complaint_log;
 	cyaml.log_ctx = &complaint;
