@@ -222,8 +222,9 @@ void config_help(FILE *out)
 		fprintf(out, "  --%s\n      %s\n      %s; default: %s\n", name, row->help, allowed,
 			text[0] ? text : "empty");
 	}
-	fprintf(out, "\nexample:\n"
-		     "  shadowserved --store redis://127.0.0.1:6379 --arena 2GiB --cores 2-3\n\n"
-		     "exit status: 0 ended as asked, 1 cannot run, 2 configuration mistake,\n"
-		     "3 another daemon serves the socket\n");
+	fprintf(out,
+		"\nexample:\n"
+		"  shadowserved --store redis://127.0.0.1:6379 --arena 2GiB --cores 2-3\n\n"
+		"exit status: 0 ended as asked, 1 cannot run or left a hanging worker behind,\n"
+		"2 configuration mistake, 3 another daemon serves the socket\n");
 }

@@ -2,8 +2,8 @@
 /*
  * main.c - shadowserved: configuration, plane, threads, server, in that order, and back.
  *
- * Exit status: 0 ended as asked, 1 cannot run, 2 configuration mistake, 3 another daemon serves the
- * socket.
+ * Exit status: 0 ended as asked, 1 cannot run or left a hanging worker behind, 2 configuration
+ * mistake, 3 another daemon serves the socket.
  */
 #include <errno.h>
 #include <limits.h>
@@ -185,7 +185,7 @@ static int serve(const struct config *config, struct listener *listener, struct 
 		/* Its thread still uses the plane: the kernel frees what we cannot. */
 		log_error("a worker hangs in its store; leaving without it");
 		listener_close(listener);
-		_exit(0);
+		_exit(EXIT_CANNOT_RUN);
 	}
 	return 0;
 }
