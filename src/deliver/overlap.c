@@ -12,7 +12,10 @@
 #include <errno.h>
 
 #define OVERLAP_ITEMS_MAX (1u << 17)
-#define OVERLAP_WORK_MAX  (1u << 21) /* items made by splitting, in all */
+/* Items made, in all. It bounds what a hostile layout takes from the control thread: 11 ms of an
+ * otherwise idle core was the worst of those tried (two tensors of interleaved ladders of three
+ * digits). A region of 1,024 tensors in steps of one block takes 33,792. */
+#define OVERLAP_WORK_MAX  (1u << 18)
 #define OVERLAP_DEPTH_MAX 256u
 
 struct overlap_item {
@@ -165,9 +168,11 @@ static int overlap_cluster(struct overlap_search *search, const struct overlap_i
 			return overlap_found(search, &items[i], &items[i + 1]);
 	}
 	overlap_found(search, &items[0], &items[n - 1]); /* named if the limit is passed */
-	if (depth == OVERLAP_DEPTH_MAX || n > OVERLAP_ITEMS_MAX - search->used)
+	if (depth == OVERLAP_DEPTH_MAX || n > OVERLAP_ITEMS_MAX - search->used ||
+	    n > OVERLAP_WORK_MAX - search->work)
 		return OVERLAP_UNKNOWN;
 	if (items_fit_step(search, items, n)) {
+		search->work += n;
 		for (uint32_t i = 0; i < n; i++) {
 			search->items[search->used] = items[i];
 			search->items[search->used++].level++;

@@ -11,6 +11,7 @@
 #include <cmocka.h>
 
 #include "deliver/layout.h"
+#include "deliver/overlap.h"
 
 #define REGION 4096u
 
@@ -299,6 +300,38 @@ static void realistic_sizes_are_checked_without_enumeration(void **state)
 	check(&l, 1024 * one * 1000000, -EINVAL, "elements overlap: layer 349 part 1");
 }
 
+/* Two tensors whose elements interleave without an overlap, `steps` times over: nothing but
+ * enumerating them, 65,000 or so a step, shows it. */
+static int check_ladders(uint32_t steps)
+{
+	const uint32_t extent = 181;
+	const uint64_t rung = 4 * extent * extent, step = 16 * extent * rung;
+	struct overlap_tensor ladders[2];
+	uint32_t a, b;
+
+	memset(ladders, 0, sizeof(ladders));
+	for (uint32_t i = 0; i < 2; i++) {
+		struct overlap_digit *digits = ladders[i].digits;
+
+		/* Other strides, so that the steps are not compared as one. */
+		digits[0] = (struct overlap_digit){step + i * 64, steps};
+		digits[1] = (struct overlap_digit){rung + 4 * extent, extent};
+		digits[2] = (struct overlap_digit){rung + 4, extent};
+		ladders[i].digits_count = 3;
+		ladders[i].offset = 2 * i;
+		overlap_prepare(&ladders[i], 2);
+	}
+	return overlap_check(ladders, 2, &a, &b);
+}
+
+static void irregular_layouts_are_enumerated_up_to_a_limit(void **state)
+{
+	(void)state;
+	assert_int_equal(check_ladders(2), OVERLAP_NONE);
+	assert_int_equal(check_ladders(16), OVERLAP_UNKNOWN);
+	assert_int_equal(check_ladders(1u << 20), OVERLAP_UNKNOWN);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -306,6 +339,7 @@ int main(void)
 	    cmocka_unit_test(each_mistake_is_refused_with_its_number),
 	    cmocka_unit_test(overlap_check_agrees_with_painting),
 	    cmocka_unit_test(realistic_sizes_are_checked_without_enumeration),
+	    cmocka_unit_test(irregular_layouts_are_enumerated_up_to_a_limit),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
