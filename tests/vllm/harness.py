@@ -238,18 +238,13 @@ def prompt(seed, count):
     return [(seed * 7919 + index * 31) % 7000 + 10 for index in range(count)]
 
 
-def documentation(count):
-    """Tokens of real text, in the language that the model was trained on."""
+def fixed_text(count):
+    """Tokens of real text that never changes, begun as the model's training documents were."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(MODEL / "tokenizer.json"))
-    text = "\n\n".join(
-        path.read_text(errors="replace")
-        for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-    )
-    text += (ROOT / "include" / "shadowserve.h").read_text()
-    tokens = tokenizer.encode(text).ids
-    assert len(tokens) >= count, f"the documentation has {len(tokens)} tokens, {count} are needed"
+    tokens = [0, *tokenizer.encode((ROOT / "LICENSE").read_text()).ids]
+    assert len(tokens) >= count, f"the text has {len(tokens)} tokens, {count} are needed"
     return tokens[:count]
 
 

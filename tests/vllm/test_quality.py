@@ -3,15 +3,16 @@
 
 One request of one token for each position, with logprobs over the whole vocabulary. Every one is
 asserted to have been a hit of the store: prompt_logprobs, which would be simpler, switches prefix
-reads off in vLLM and would compare a thing with itself.
+reads off in vLLM and would compare a thing with itself. The text is one that nobody edits: another
+text of this length moves the agreement by +-0.01 and the divergence by a third.
 """
 
 import math
 
 import pytest
-from harness import Daemon, Engine, Spy, chunks_end, documentation
+from harness import Daemon, Engine, Spy, chunks_end, fixed_text
 
-POSITIONS = [1024 + 12 * index for index in range(256)]
+POSITIONS = [512 + 9 * index for index in range(256)]
 KL_MAX = {"lossless": 1e-12, "standard": 3e-3}
 TOP1_MIN = {"lossless": 1.0, "standard": 0.96}
 
@@ -31,7 +32,7 @@ def divergence(reference, other):
 
 @pytest.mark.parametrize("tier", ["standard"])
 def test_probabilities_after_a_hit(tmp_path, tier, record_property):
-    text = documentation(POSITIONS[-1])
+    text = fixed_text(POSITIONS[-1])
     daemon = Daemon(tmp_path)
     engine = Engine({"socket": daemon.socket, "tier": tier})
     spy = Spy(engine)
