@@ -386,7 +386,7 @@ def test_twenty_starters_get_one_daemon(folder: Path) -> None:
 
 def test_detached_says_why_it_cannot(folder: Path) -> None:
     done = run(Daemon(folder, "d", store="nosuch:/x"), "--detach")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stdout == ""
     assert "nosuch" in done.stderr
 
