@@ -25,6 +25,24 @@ static const struct {
     {64, 128, 5}, {4, 64, 256}, {1, 130, 2},  {16, 256, 19}, {32, 256, 20}, {1, 33, 256},
 };
 
+static void check_lossless(struct test_codec *codec, const struct chunk_shape *shape,
+			   uint8_t backend, uint32_t content, uint64_t seed)
+{
+	struct encode_options options = {.tier = SSV_TIER_LOSSLESS, .codec = backend};
+	uint8_t *in = test_elements(shape, content, seed);
+	uint8_t *out = calloc(1, shape_kv_bytes(shape));
+	struct test_chunk chunk = test_encode(codec, shape, &options, in);
+	enum container_fault fault;
+	struct container container;
+
+	test_open(&chunk, &container);
+	assert_int_equal(test_decode(codec, &container, out, &fault), 0);
+	assert_memory_equal(in, out, shape_kv_bytes(shape));
+	free(chunk.bytes);
+	free(out);
+	free(in);
+}
+
 static void lossless_is_bit_exact(void **state)
 {
 	uint64_t seed = test_seed();
@@ -34,20 +52,9 @@ static void lossless_is_bit_exact(void **state)
 			uint32_t k = i / 5;
 			struct chunk_shape shape = test_shape((uint8_t)(i % 5), shapes[k].heads,
 							      shapes[k].dim, shapes[k].tokens);
-			struct encode_options options = {.tier = SSV_TIER_LOSSLESS,
-							 .codec = lossless_at(b)->codec};
-			uint8_t *in = test_elements(&shape, i % CONTENTS_COUNT, seed + i);
-			uint8_t *out = calloc(1, shape_kv_bytes(&shape));
-			struct test_chunk chunk = test_encode(*state, &shape, &options, in);
-			enum container_fault fault;
-			struct container container;
 
-			test_open(&chunk, &container);
-			assert_int_equal(test_decode(*state, &container, out, &fault), 0);
-			assert_memory_equal(in, out, shape_kv_bytes(&shape));
-			free(chunk.bytes);
-			free(out);
-			free(in);
+			check_lossless(*state, &shape, lossless_at(b)->codec, i % CONTENTS_COUNT,
+				       seed + i);
 		}
 	}
 }
@@ -92,27 +99,20 @@ static void assert_within_step(const struct container *container, uint32_t index
 	}
 }
 
-static void check_lossy(struct test_codec *codec, uint32_t i, uint64_t seed, uint8_t backend)
+static void check_lossy(struct test_codec *codec, const struct chunk_shape *shape,
+			const struct encode_options *options, uint32_t content, uint64_t seed)
 {
-	uint32_t k = i / 5 % ARRAY_COUNT(shapes);
-	uint8_t tier = (uint8_t)(SSV_TIER_HIGH + i % 4), *in, *out, *at;
-	struct chunk_shape shape =
-	    test_shape((uint8_t)(i % 5), shapes[k].heads, shapes[k].dim, shapes[k].tokens);
-	struct encode_options options = {
-	    .tier = tier, .codec = backend, .verbatim_tokens = (uint8_t)(i % 3 * 2)};
-	struct test_chunk chunk;
+	uint8_t *in = test_elements(shape, content, seed);
+	uint8_t *out = calloc(1, shape_kv_bytes(shape)), *at = out;
+	struct test_chunk chunk = test_encode(codec, shape, options, in);
 	struct container container;
 	enum container_fault fault;
 
-	in = test_elements(&shape, i / 3 % CONTENTS_COUNT, seed + i);
-	out = calloc(1, shape_kv_bytes(&shape));
-	at = out;
-	chunk = test_encode(codec, &shape, &options, in);
 	test_open(&chunk, &container);
 	assert_int_equal(test_decode(codec, &container, out, &fault), 0);
 	for (uint32_t e = 0; e < container.header.segments_count; e++) {
 		assert_within_step(&container, e, in + (at - out), at);
-		at += shape_tensor_bytes(&shape, e % 2);
+		at += shape_tensor_bytes(shape, e % 2);
 	}
 	free(chunk.bytes);
 	free(out);
@@ -125,10 +125,35 @@ static void lossy_stays_within_its_step(void **state)
 
 	for (uint32_t b = 0; lossless_at(b); b++) {
 		memset(coded_entries, 0, sizeof(coded_entries));
-		for (uint32_t i = 0; i < ARRAY_COUNT(shapes) * 5 * 4; i++)
-			check_lossy(*state, i, seed, lossless_at(b)->codec);
+		for (uint32_t i = 0; i < ARRAY_COUNT(shapes) * 5 * 4; i++) {
+			uint32_t k = i / 5 % ARRAY_COUNT(shapes);
+			struct chunk_shape shape = test_shape((uint8_t)(i % 5), shapes[k].heads,
+							      shapes[k].dim, shapes[k].tokens);
+			struct encode_options options = {.tier = (uint8_t)(SSV_TIER_HIGH + i % 4),
+							 .codec = lossless_at(b)->codec,
+							 .verbatim_tokens = (uint8_t)(i % 3 * 2)};
+
+			check_lossy(*state, &shape, &options, i / 3 % CONTENTS_COUNT, seed + i);
+		}
 		for (uint32_t d = 0; lossless_at(b)->has_classes && d < 5; d++)
 			assert_true(coded_entries[d] > 100);
+	}
+}
+
+/* 2^21 elements a tensor: the longest planes, and exception indices of 21 bits. */
+static void the_widest_chunk_of_256_tokens_keeps_every_rule(void **state)
+{
+	struct chunk_shape shape =
+	    test_shape(SSV_DTYPE_BF16, SSV_CHANNELS_MAX / 128, 128, SSV_CHUNK_TOKENS);
+	uint64_t seed = test_seed();
+
+	for (uint32_t b = 0; lossless_at(b); b++) {
+		struct encode_options options = {.tier = SSV_TIER_STANDARD,
+						 .codec = lossless_at(b)->codec,
+						 .verbatim_tokens = 4};
+
+		check_lossless(*state, &shape, options.codec, b % CONTENTS_COUNT, seed + b);
+		check_lossy(*state, &shape, &options, b % CONTENTS_COUNT, seed + b);
 	}
 }
 
@@ -137,6 +162,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(lossless_is_bit_exact),
 	    cmocka_unit_test(lossy_stays_within_its_step),
+	    cmocka_unit_test(the_widest_chunk_of_256_tokens_keeps_every_rule),
 	};
 
 	return cmocka_run_group_tests(tests, test_scratch_open, test_scratch_close);
