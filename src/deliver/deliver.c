@@ -9,11 +9,6 @@ extern const struct deliver_ops deliver_memory, deliver_cma;
 
 static const struct deliver_ops *const ways[] = {&deliver_memory, &deliver_cma, NULL};
 
-const struct deliver_ops *const *deliver_ways(void)
-{
-	return ways;
-}
-
 const struct deliver_ops *deliver_way(uint8_t memory)
 {
 	for (uint32_t i = 0; ways[i]; i++) {
@@ -93,7 +88,7 @@ uint32_t deliver_queue_poll(struct deliver_queue *queue, struct deliver_job **do
 	return n;
 }
 
-/* Both directions walk token by token, in runs of adjacent channels. */
+/* Token by token, in runs of adjacent channels. */
 void deliver_gather(const struct deliver_job *job, uint32_t tokens_count, uint8_t *canonical)
 {
 	const struct layout *layout = job->region->layout;
@@ -112,24 +107,6 @@ void deliver_gather(const struct deliver_job *job, uint32_t tokens_count, uint8_
 		}
 		for (uint32_t c = 0; c < channels; c += run) {
 			memcpy(canonical, token + channel[c], (size_t)run * element);
-			canonical += (size_t)run * element;
-		}
-	}
-}
-
-void deliver_scatter(const struct deliver_job *job, uint32_t tokens_count, const uint8_t *canonical)
-{
-	const struct layout *layout = job->region->layout;
-	const uint32_t channels = part_channels(&layout_tensor_part(layout, job->tensor)->shape);
-	const uint32_t element = layout->element_bytes;
-	const uint32_t run = job->map->run_channels;
-	const uint32_t *channel = job->map->channel;
-
-	for (uint32_t t = 0; t < tokens_count; t++) {
-		uint8_t *token = job->token[t];
-
-		for (uint32_t c = 0; c < channels; c += run) {
-			memcpy(token + channel[c], canonical, (size_t)run * element);
 			canonical += (size_t)run * element;
 		}
 	}

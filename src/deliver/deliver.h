@@ -86,9 +86,6 @@ struct deliver_ops {
 /* The way for a memory kind, or NULL. */
 const struct deliver_ops *deliver_way(uint8_t memory);
 
-/* Every way of this build, NULL-terminated. */
-const struct deliver_ops *const *deliver_ways(void);
-
 /**
  * Attach a region: copy and check its layout, then its memory.
  * Errors: -EINVAL, -ERANGE, -EPERM, -ENOTSUP, -ENOMEM with the numbers in error.
@@ -102,11 +99,9 @@ void deliver_queue_push(struct deliver_queue *queue, struct deliver_job *job);
 uint32_t deliver_queue_poll(struct deliver_queue *queue, struct deliver_job **done, uint32_t max);
 
 /**
- * Copy the tokens of a job that was opened into canonical order, [tokens][channels], or back.
+ * Copy the tokens of a job that was opened into canonical order, [tokens][channels].
  * tokens_count: from the job's first token on.
  */
 void deliver_gather(const struct deliver_job *job, uint32_t tokens_count, uint8_t *canonical);
-void deliver_scatter(const struct deliver_job *job, uint32_t tokens_count,
-		     const uint8_t *canonical);
 
 #endif

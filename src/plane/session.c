@@ -358,11 +358,6 @@ int session_pidfd(const struct session *session)
 	return session->pidfd;
 }
 
-pid_t session_pid(const struct session *session)
-{
-	return session->pid;
-}
-
 short session_wants(const struct session *session)
 {
 	if (session->peer_gone || session->state == SESSION_DONE)

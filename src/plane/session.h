@@ -75,7 +75,6 @@ enum session_state session_state(const struct session *session);
 uint64_t session_plane_id(const struct session *session); /* valid from OPEN until DONE */
 int session_socket(const struct session *session);
 int session_pidfd(const struct session *session);
-pid_t session_pid(const struct session *session);
 /* poll(2) events to watch the socket for; 0: take it out of the set. */
 short session_wants(const struct session *session);
 uint64_t session_deadline_ns(const struct session *session); /* TIME_NEVER: none */
