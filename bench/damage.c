@@ -181,7 +181,7 @@ static int read_daemon(struct run *run, uint64_t n, uint32_t *ret_sum)
 	for (uint32_t i = 0; i < FETCH_CHUNK_BLOCKS; i++)
 		blocks[i] = (uint32_t)((n + i * BLOCK_STEP) % BLOCKS);
 	memset(run->fetch.memory, GUARD_PATTERN, run->fetch.memory_bytes);
-	err = fetch_io_submit(&run->fetch, &key, (uint32_t)n * 256, blocks, n + 1, DEADLINE_MS);
+	err = fetch_io_submit(&run->fetch, &key, 1, (uint32_t)n * 256, blocks, n + 1, DEADLINE_MS);
 	if (err)
 		return err;
 	err = ssv_poll(run->fetch.ssv, &completion, 1, 2 * (int)DEADLINE_MS);

@@ -16,10 +16,9 @@
 #include "fetch_io.h"
 #include "made_up.h"
 
-#define MADE_UP_CHUNKS 16u
-#define MADE_UP_LAYERS 8u
-#define MADE_UP_HEADS  8u
-#define MADE_UP_DIM    128u
+#define MADE_UP_HEADS 8u
+#define MADE_UP_DIM   128u
+#define BLOCKS_MAX    (64u * FETCH_CHUNK_BLOCKS) /* of a request */
 
 struct target {
 	struct ssv_key key;
@@ -30,21 +29,26 @@ struct daemon_bench {
 	const struct daemon_options *options;
 	struct fetch_io fetch;
 	struct target *targets;
-	uint64_t targets_count, fetches_count, passed_over, next;
-	uint64_t *start_ns; /* [lanes] */
+	uint64_t targets_count, fetches_count, passed_over, next; /* chunks */
+	uint64_t *start_ns;                                       /* [lanes] */
 };
 
-static void lane_blocks(uint32_t lane, uint32_t blocks[FETCH_CHUNK_BLOCKS])
+/* The blocks of a lane's chunks; returns how many. */
+static uint32_t lane_blocks(const struct daemon_bench *b, uint32_t lane,
+			    uint32_t blocks[BLOCKS_MAX])
 {
-	for (uint32_t i = 0; i < FETCH_CHUNK_BLOCKS; i++)
-		blocks[i] = lane * FETCH_CHUNK_BLOCKS + i;
+	const uint32_t count = b->options->batch * FETCH_CHUNK_BLOCKS;
+
+	for (uint32_t i = 0; i < count; i++)
+		blocks[i] = lane * count + i;
+	return count;
 }
 
 static int open_region(struct daemon_bench *b, const struct chunk_shape *shape,
 		       const uint8_t model[8])
 {
 	return fetch_io_open(&b->fetch, "bench fetch", b->options->socket, shape, model,
-			     b->options->lanes * FETCH_CHUNK_BLOCKS);
+			     b->options->lanes * b->options->batch * FETCH_CHUNK_BLOCKS);
 }
 
 /* ---- what a store holds --------------------------------------------------------------------- */
@@ -117,10 +121,10 @@ static int wait_one(struct daemon_bench *b)
 
 static int store_chunk(struct daemon_bench *b, uint32_t index)
 {
-	uint32_t blocks[FETCH_CHUNK_BLOCKS];
+	uint32_t blocks[BLOCKS_MAX];
 	int err;
 
-	lane_blocks(0, blocks);
+	(void)lane_blocks(b, 0, blocks);
 	fill_blocks(&b->fetch, blocks, index);
 	err = fetch_io_store(&b->fetch, &b->targets[index].key, b->targets[index].position, blocks,
 			     0, b->options->tier, b->options->codec);
@@ -148,7 +152,7 @@ static void make_keys(struct daemon_bench *b, const struct chunk_shape *shape)
 	snprintf(name, sizeof(name), "bench fetch %u %u", b->options->tier, b->options->codec);
 	if (ssv_key_make_root(&root, &key))
 		abort(); /* nothing of it comes from outside */
-	for (uint32_t i = 0; i < MADE_UP_CHUNKS; i++) {
+	for (uint32_t i = 0; i < b->options->made_up; i++) {
 		tokens[0] = i;
 		(void)ssv_key_chain(&key, SSV_CHUNK_TOKENS, tokens, SSV_CHUNK_TOKENS, NULL, &key,
 				    1);
@@ -161,8 +165,8 @@ static int use_made_up(struct daemon_bench *b)
 	struct chunk_shape shape = {.dtype = SSV_DTYPE_BF16,
 				    .parts_count = 2,
 				    .tokens = SSV_CHUNK_TOKENS,
-				    .layers_count = MADE_UP_LAYERS,
-				    .layers_total = MADE_UP_LAYERS,
+				    .layers_count = b->options->layers,
+				    .layers_total = b->options->layers,
 				    .ranks_count = 1};
 	const uint8_t model[8] = {'b', 'e', 'n', 'c', 'h'};
 	int err;
@@ -171,18 +175,19 @@ static int use_made_up(struct daemon_bench *b)
 		shape.parts[p] = (struct chunk_part){.role = p ? SSV_ROLE_V : SSV_ROLE_K,
 						     .heads = MADE_UP_HEADS,
 						     .dim = MADE_UP_DIM};
-	b->targets = cli_alloc(MADE_UP_CHUNKS * sizeof(*b->targets));
-	b->targets_count = MADE_UP_CHUNKS;
-	b->fetches_count = b->options->count;
+	b->targets = cli_alloc(b->options->made_up * sizeof(*b->targets));
+	b->targets_count = b->options->made_up;
+	b->fetches_count =
+	    (b->options->count + b->options->batch - 1) / b->options->batch * b->options->batch;
 	make_keys(b, &shape);
 	err = open_region(b, &shape, model);
 	if (err)
 		return err;
-	for (uint32_t i = 0; i < MADE_UP_CHUNKS && !err; i++) {
-		cli_progress("storing", i, MADE_UP_CHUNKS);
+	for (uint32_t i = 0; i < b->options->made_up && !err; i++) {
+		cli_progress("storing", i, b->options->made_up);
 		err = store_chunk(b, i);
 	}
-	cli_progress("storing", MADE_UP_CHUNKS, MADE_UP_CHUNKS);
+	cli_progress("storing", b->options->made_up, b->options->made_up);
 	return err ? cli_fail(EXIT_UNREACHABLE, "bench fetch: storing made-up chunks: %s",
 			      strerror(-err))
 		   : 0;
@@ -192,13 +197,37 @@ static int use_made_up(struct daemon_bench *b)
 
 static int submit_next(struct daemon_bench *b, uint32_t lane)
 {
-	const struct target *target = &b->targets[b->next++ % b->targets_count];
-	uint32_t blocks[FETCH_CHUNK_BLOCKS];
+	const uint32_t batch = b->options->batch;
+	const struct target *first = &b->targets[b->next % b->targets_count];
+	struct ssv_key keys[BLOCKS_MAX / FETCH_CHUNK_BLOCKS];
+	uint32_t blocks[BLOCKS_MAX];
 
-	lane_blocks(lane, blocks);
+	for (uint32_t i = 0; i < batch; i++)
+		keys[i] = first[i].key;
+	(void)lane_blocks(b, lane, blocks);
+	b->next += batch;
 	b->start_ns[lane] = clock_now_ns();
-	return fetch_io_submit(&b->fetch, &target->key, target->position, blocks, lane,
+	return fetch_io_submit(&b->fetch, keys, batch, first->position, blocks, lane,
 			       b->options->timeout_ms);
+}
+
+/* A request is over; what it says of its chunks. */
+static int take_completion(const struct daemon_bench *b, const struct ssv_completion *done,
+			   struct fetch_result *r)
+{
+	const uint32_t batch = b->options->batch;
+
+	r->latency_ns[r->requests++] = clock_now_ns() - b->start_ns[done->user_data];
+	r->chunks += batch;
+	r->wire_bytes += done->wire_bytes;
+	r->kv_bytes += done->kv_bytes;
+	if (done->status == -ENOENT)
+		r->misses += batch - done->tokens / SSV_CHUNK_TOKENS;
+	else if (done->status == -EBADMSG)
+		r->damaged += batch - done->tokens / SSV_CHUNK_TOKENS;
+	else
+		return done->status;
+	return 0;
 }
 
 static int fetch_all(struct daemon_bench *b, struct fetch_result *r)
@@ -213,15 +242,8 @@ static int fetch_all(struct daemon_bench *b, struct fetch_result *r)
 		err = ssv_poll(b->fetch.ssv, &done, 1, (int)b->options->timeout_ms + 1000);
 		if (err != 1)
 			return err ? err : -ETIMEDOUT;
-		err = 0;
-		r->latency_ns[r->chunks++] = clock_now_ns() - b->start_ns[done.user_data];
-		r->wire_bytes += done.wire_bytes;
-		r->kv_bytes += done.kv_bytes;
-		r->misses += done.status == -ENOENT;
-		r->damaged += done.status == -EBADMSG;
-		if (done.status && done.status != -ENOENT && done.status != -EBADMSG)
-			err = done.status;
-		else if (b->next < b->fetches_count)
+		err = take_completion(b, &done, r);
+		if (!err && b->next < b->fetches_count)
 			err = submit_next(b, (uint32_t)done.user_data);
 	}
 	return err;

@@ -17,10 +17,12 @@
 #include "store_io.h"
 
 #define LANES_MAX 16u
+#define BATCH_MAX 64u
 
 static const char *option_store, *option_socket, *option_tier, *option_codec;
 static int option_raw, option_daemon;
 static uint64_t option_count = 256, option_lanes = 4, option_timeout = 10000;
+static uint64_t option_batch = 1, option_made_up = 16, option_layers = 8;
 
 static const struct arg fetch_args[] = {
     {"store", "URI", "what to fetch from (default: $SHADOWSERVE_STORE)", ARG_TEXT, &option_store, 0,
@@ -34,6 +36,12 @@ static const struct arg fetch_args[] = {
     {"socket", "PATH", "through the daemon at this socket", ARG_TEXT, &option_socket, 0, 0},
     {"tier", "NAME", "of made-up chunks (default: the daemon's)", ARG_TEXT, &option_tier, 0, 0},
     {"codec", "NAME", "of made-up chunks (default: the daemon's)", ARG_TEXT, &option_codec, 0, 0},
+    {"batch", "N", "chunks a request, of made-up chunks (default 1)", ARG_NUMBER, &option_batch, 1,
+     BATCH_MAX},
+    {"made-up", "N", "how many made-up chunks (default 16), rounded up to whole batches",
+     ARG_NUMBER, &option_made_up, 1, 1024},
+    {"layers", "N", "of made-up chunks: 32 is Llama-3-8B, 32 MiB a chunk (default 8)", ARG_NUMBER,
+     &option_layers, 1, 128},
     {"timeout", "MS", "give up on an operation after this long (default 10000)", ARG_NUMBER,
      &option_timeout, 1, 600000},
     ARG_END,
@@ -110,7 +118,8 @@ static int end_get(struct fetch *f, struct lane *lane)
 	int err = op->status;
 
 	lane->busy = 0;
-	r->latency_ns[r->chunks++] = now_ns - lane->start_ns;
+	r->chunks++;
+	r->latency_ns[r->requests++] = now_ns - lane->start_ns;
 	if (err == -ENOENT) {
 		r->misses++;
 		return 0;
@@ -164,6 +173,7 @@ static int answer_json(const struct fetch_result *r, double p50, double p99, enu
 	cJSON *object = cli_object();
 
 	cli_add_bool(object, "daemon", option_daemon);
+	cli_add_number(object, "requests", (double)r->requests);
 	cli_add_number(object, "chunks", (double)r->chunks);
 	cli_add_number(object, "misses", (double)r->misses);
 	cli_add_number(object, "damaged", (double)r->damaged);
@@ -187,9 +197,9 @@ static int answer(struct fetch_result *r)
 	char wire[32], kv[32];
 	double p50, p99;
 
-	qsort(r->latency_ns, r->chunks, sizeof(*r->latency_ns), compare_ns);
-	p50 = (double)r->latency_ns[r->chunks / 2] / 1e6;
-	p99 = (double)r->latency_ns[r->chunks * 99 / 100] / 1e6;
+	qsort(r->latency_ns, r->requests, sizeof(*r->latency_ns), compare_ns);
+	p50 = (double)r->latency_ns[r->requests / 2] / 1e6;
+	p99 = (double)r->latency_ns[r->requests * 99 / 100] / 1e6;
 	if (option_json)
 		return answer_json(r, p50, p99, code);
 	printf("%llu chunks in %.3f s: %s of wire (%.3f GB/s), %s of KV (%.3f GB/s)\n",
@@ -197,7 +207,7 @@ static int answer(struct fetch_result *r)
 	       cli_bytes((double)r->wire_bytes, wire),
 	       (double)r->wire_bytes / (double)r->elapsed_ns, cli_bytes((double)r->kv_bytes, kv),
 	       (double)r->kv_bytes / (double)r->elapsed_ns);
-	printf("a chunk: p50 %.2f ms, p99 %.2f ms\n", p50, p99);
+	printf("a request: p50 %.2f ms, p99 %.2f ms\n", p50, p99);
 	if (!option_daemon)
 		printf("%.0f %% of the time went into %s\n",
 		       100.0 * (double)r->decode_ns / (double)r->elapsed_ns,
@@ -233,12 +243,17 @@ static int bench_direct(struct fetch *f)
 /* With a daemon: a store only when it is named, else made-up chunks. */
 static int bench_through_daemon(struct fetch *f, uint8_t tier, uint8_t codec)
 {
-	const struct daemon_options options = {.socket = option_socket,
-					       .count = option_count,
-					       .lanes = (uint32_t)option_lanes,
-					       .timeout_ms = (uint32_t)option_timeout,
-					       .tier = tier,
-					       .codec = codec};
+	const struct daemon_options options = {
+	    .socket = option_socket,
+	    .count = option_count,
+	    .lanes = (uint32_t)option_lanes,
+	    .batch = (uint32_t)option_batch,
+	    .made_up =
+		(uint32_t)((option_made_up + option_batch - 1) / option_batch * option_batch),
+	    .layers = (uint16_t)option_layers,
+	    .timeout_ms = (uint32_t)option_timeout,
+	    .tier = tier,
+	    .codec = codec};
 	int err = 0;
 
 	if (option_store)
@@ -265,6 +280,9 @@ static int run_fetch(int argc, char **argv)
 		return cli_fail(EXIT_USAGE,
 				"bench fetch: --tier and --codec are of made-up chunks: "
 				"with a daemon and without --store");
+	if (option_batch > 1 && (!option_daemon || option_store))
+		return cli_fail(EXIT_USAGE, "bench fetch: --batch is of made-up chunks: "
+					    "with a daemon and without --store");
 	f = cli_alloc(sizeof(*f));
 	chunk_io_init(&f->chunk);
 	err = option_daemon ? bench_through_daemon(f, tier, codec) : bench_direct(f);
@@ -288,11 +306,12 @@ const struct command bench_fetch_command = {
     .text = "Fetch and decode the chunks of a store in one thread, as one worker of the daemon\n"
 	    "does, without delivery; say how fast, and whether store or decoding is the limit.\n"
 	    "With --daemon or --socket the whole way, through the daemon into memory of this\n"
-	    "process: what --store holds, or 16 made-up chunks that it stores first.\n"
+	    "process: what --store holds, or made-up chunks that it stores first.\n"
 	    "Exit 0: done; 1: empty store, or chunks missing or damaged; 3: no store.\n\n"
 	    "  shadowserve bench fetch --store file:/var/cache/kv\n"
 	    "  shadowserve bench fetch --store redis://127.0.0.1:6379 --lanes 8 --raw\n"
 	    "  shadowserve bench fetch --daemon --tier standard --count 1000\n"
+	    "  shadowserve bench fetch --daemon --layers 32 --batch 8 --lanes 2 --count 512\n"
 	    "  shadowserve bench fetch --daemon --store file:/var/cache/kv",
     .args = fetch_args,
     .run = run_fetch,

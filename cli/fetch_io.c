@@ -151,16 +151,17 @@ static int submit_one(struct fetch_io *io, const struct ssv_request *request)
 	return accepted == 1 ? 0 : accepted < 0 ? accepted : -EAGAIN;
 }
 
-int fetch_io_submit(struct fetch_io *io, const struct ssv_key *key, uint32_t position,
-		    const uint32_t *blocks, uint64_t user_data, uint32_t deadline_ms)
+int fetch_io_submit(struct fetch_io *io, const struct ssv_key *keys, uint32_t keys_count,
+		    uint32_t position, const uint32_t *blocks, uint64_t user_data,
+		    uint32_t deadline_ms)
 {
 	const struct ssv_request request = {.op = SSV_OP_FETCH,
 					    .region = io->region_id,
 					    .user_data = user_data,
-					    .keys = key,
+					    .keys = keys,
 					    .blocks = blocks,
-					    .keys_count = 1,
-					    .blocks_count = FETCH_CHUNK_BLOCKS,
+					    .keys_count = keys_count,
+					    .blocks_count = keys_count * FETCH_CHUNK_BLOCKS,
 					    .position = position,
 					    .deadline_ms = deadline_ms};
 

@@ -3,7 +3,8 @@
  * fetch_io.h - chunks fetched through a daemon into a region of this process.
  *
  * The region is a sealed memfd of blocks of FETCH_BLOCK_TOKENS tokens, tensor by tensor, each block
- * [token][head][dim]: what an engine with shared memory registers. One fetch is one chunk.
+ * [token][head][dim]: what an engine with shared memory registers. A fetch is one chunk or several
+ * that follow one another.
  */
 #ifndef SSV_CLI_FETCH_IO_H
 #define SSV_CLI_FETCH_IO_H
@@ -28,10 +29,11 @@ int fetch_io_open(struct fetch_io *io, const char *command, const char *socket,
 		  const struct chunk_shape *shape, const uint8_t model[8], uint32_t blocks_count);
 void fetch_io_close(struct fetch_io *io);
 
-/* Ask for the chunk at key, whose first token stands at `position`, into FETCH_CHUNK_BLOCKS blocks.
- * Returns 0 or a negative errno. */
-int fetch_io_submit(struct fetch_io *io, const struct ssv_key *key, uint32_t position,
-		    const uint32_t *blocks, uint64_t user_data, uint32_t deadline_ms);
+/* Ask for the chunks at keys, the first of which begins at `position`, into FETCH_CHUNK_BLOCKS
+ * blocks each. Returns 0 or a negative errno. */
+int fetch_io_submit(struct fetch_io *io, const struct ssv_key *keys, uint32_t keys_count,
+		    uint32_t position, const uint32_t *blocks, uint64_t user_data,
+		    uint32_t deadline_ms);
 
 /* Store the chunk in these blocks; then wait until the store has taken all of them. */
 int fetch_io_store(struct fetch_io *io, const struct ssv_key *key, uint32_t position,

@@ -30,6 +30,8 @@ const struct key_row config_keys[] = {
      "core that the control thread is pinned to"},
     {"spin_us", KEY_COUNT, AT(spin_us), "20", 0, 10000, "a worker spins so long before it sleeps"},
     {"lanes", KEY_COUNT, AT(lanes), "8", 1, 64, "chunks fetched at once, a worker"},
+    {"overlap", KEY_OVERLAP, AT(overlap), "segment", 0, 0,
+     "what is decoded while more arrives; chunk and none are for measurements"},
     {"captures", KEY_COUNT, AT(captures), "16", 1, 256,
      "chunks captured and not yet put, a worker; more are dropped"},
     {"fetch_deadline_ms", KEY_COUNT, AT(fetch_deadline_ms), "2000", 1, 600000,
@@ -268,6 +270,9 @@ void key_allowed(const struct key_row *row, char *text, size_t text_bytes)
 	case KEY_CODEC:
 		snprintf(text, text_bytes, "stored, deflate, r16 or zstd");
 		break;
+	case KEY_OVERLAP:
+		snprintf(text, text_bytes, "segment, chunk or none");
+		break;
 	}
 }
 
@@ -288,6 +293,23 @@ static int tier_read(const char *text, int any, uint32_t *ret_value)
 {
 	*ret_value = any && strcmp(text, "any") == 0 ? 0 : tier_parse(text);
 	return *ret_value || (any && strcmp(text, "any") == 0) ? 0 : -EINVAL;
+}
+
+static const char *const overlap_names[] = {
+    [PLANE_OVERLAP_SEGMENT] = "segment",
+    [PLANE_OVERLAP_CHUNK] = "chunk",
+    [PLANE_OVERLAP_NONE] = "none",
+};
+
+static int overlap_read(const char *text, uint32_t *ret_value)
+{
+	for (uint32_t i = 0; i < ARRAY_COUNT(overlap_names); i++) {
+		if (strcmp(text, overlap_names[i]) == 0) {
+			*ret_value = i;
+			return 0;
+		}
+	}
+	return -EINVAL;
 }
 
 static int core_read(const char *text, int32_t *ret_core)
@@ -356,6 +378,8 @@ static int value_read(const struct key_row *row, const char *text, struct config
 	case KEY_CODEC:
 		*(uint32_t *)field = codec_parse(text);
 		return *(uint32_t *)field ? 0 : -EINVAL;
+	case KEY_OVERLAP:
+		return overlap_read(text, field);
 	}
 	return -EINVAL;
 }
@@ -436,6 +460,9 @@ void key_format(const struct key_row *row, const struct config *config, char *te
 		break;
 	case KEY_CODEC:
 		snprintf(text, text_bytes, "%s", codec_name((uint8_t)number));
+		break;
+	case KEY_OVERLAP:
+		snprintf(text, text_bytes, "%s", overlap_names[number]);
 		break;
 	}
 }

@@ -20,6 +20,7 @@ enum key_kind {
 	KEY_ANY_TIER = 10, /* coarsest of FETCH, or any */
 	KEY_CODEC = 11,
 	KEY_STORE = 12, /* a store's URI */
+	KEY_OVERLAP = 13,
 };
 
 struct key_row {

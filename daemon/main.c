@@ -117,6 +117,7 @@ static int plane_open(const struct config *config, struct plane **ret_plane, cha
 	    .jobs_max = config->requests,
 	    .lanes = config->lanes,
 	    .captures_max = config->captures,
+	    .overlap = (uint8_t)config->overlap,
 	    .channels_max = config->channels,
 	    .fetch_deadline_ms = config->fetch_deadline_ms,
 	    .store_deadline_ms = config->store_deadline_ms,

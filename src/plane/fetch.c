@@ -209,11 +209,27 @@ static int lane_begin(struct worker *worker, struct lane *lane, uint64_t now_ns)
 	return 1;
 }
 
+/* PLANE_OVERLAP_NONE: either the lanes receive, or what all of them have received is decoded. */
+static void take_turns(struct worker *worker)
+{
+	const uint32_t lanes = worker->plane->config.lanes;
+
+	worker->decoding = worker->lanes_busy > 0;
+	for (uint32_t i = 0; i < lanes; i++) {
+		const struct lane *lane = &worker->lanes[i];
+
+		if (lane->state == LANE_FETCH && lane->op.state != OP_IDLE)
+			worker->decoding = 0;
+	}
+}
+
 int fetch_fill_lanes(struct worker *worker, uint64_t now_ns)
 {
 	const uint32_t lanes = worker->plane->config.lanes;
 	int did = 0;
 
+	if (worker->decoding && worker->lanes_busy)
+		return 0;
 	for (uint32_t i = 0; i < lanes && worker->queue_count && worker->lanes_busy < lanes; i++) {
 		if (worker->lanes[i].state != LANE_IDLE)
 			continue;
@@ -221,6 +237,8 @@ int fetch_fill_lanes(struct worker *worker, uint64_t now_ns)
 			break;
 		did = 1;
 	}
+	if (worker->plane->config.overlap == PLANE_OVERLAP_NONE)
+		take_turns(worker);
 	return did;
 }
 
@@ -416,11 +434,25 @@ static int lane_decode(struct worker *worker, struct lane *lane,
 	return 1;
 }
 
+/* May what the lane has received be decoded now? */
+static int lane_may_decode(const struct worker *worker, const struct lane *lane)
+{
+	switch (worker->plane->config.overlap) {
+	case PLANE_OVERLAP_CHUNK:
+		return lane->op.state == OP_IDLE;
+	case PLANE_OVERLAP_NONE:
+		return worker->decoding;
+	default:
+		return 1;
+	}
+}
+
 static int lane_unit(struct worker *worker, struct lane *lane)
 {
 	struct container_entry entry;
 
-	if (lane->state != LANE_FETCH || lane->over || lane->jobs_out)
+	if (lane->state != LANE_FETCH || lane->over || lane->jobs_out ||
+	    !lane_may_decode(worker, lane))
 		return 0;
 	if (!lane->opened)
 		return lane_open(worker, lane);

@@ -308,6 +308,7 @@ struct worker {
 	uint32_t lanes_busy, captures_busy, ops_waiting;
 	uint64_t captures_number;
 	uint64_t step_ns;   /* of the last step */
+	uint8_t decoding;   /* OVERLAP_NONE: what the lanes hold is being decoded */
 	uint8_t work_stage; /* enum stage: what the last step did */
 	uint8_t reported;   /* pushed to the outbox in this step */
 };

@@ -53,6 +53,7 @@ static int config_check(const struct plane_config *config, char *error)
 	    {"tier", config->tier, SSV_TIER_LOSSLESS, SSV_TIER_TINY},
 	    {"min_tier", config->min_tier, 0, SSV_TIER_TINY},
 	    {"verbatim_tokens", config->verbatim_tokens, 0, UINT8_MAX},
+	    {"overlap", config->overlap, 0, PLANE_OVERLAPS - 1},
 	};
 
 	for (size_t i = 0; i < ARRAY_COUNT(limits); i++) {

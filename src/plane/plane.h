@@ -29,6 +29,15 @@
 #define PLANE_SESSIONS_MAX 1024
 #define PLANE_REGIONS_MAX  1024
 
+/* How far receiving and decoding overlap. All but the first are for measurements: what overlap is
+ * worth shows only beside its absence. */
+enum plane_overlap {
+	PLANE_OVERLAP_SEGMENT = 0, /* a segment is decoded as soon as it has arrived */
+	PLANE_OVERLAP_CHUNK = 1,   /* when its whole chunk has */
+	PLANE_OVERLAP_NONE = 2,    /* all lanes are received, then all are decoded, in turn */
+	PLANE_OVERLAPS = 3,
+};
+
 struct plane_config {
 	const char *store_uri;
 	uint64_t arena_bytes;   /* everything the data path uses, all workers together */
@@ -44,6 +53,7 @@ struct plane_config {
 	uint8_t verbatim_tokens; /* of position 0 */
 	uint8_t pin_memory;      /* mlock the arena; a failure is logged, not fatal */
 	uint8_t overwrite;       /* STORE: put without asking whether the chunk is there */
+	uint8_t overlap;         /* enum plane_overlap */
 	uint64_t seed;
 	/* Opens a worker's store handle; NULL: store_open. The simulation brings its own. */
 	int (*open_store)(void *context, uint32_t worker, const struct store_config *config,

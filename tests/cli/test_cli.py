@@ -428,4 +428,9 @@ def test_bench_fetch_of_made_up_chunks(cli: Cli, daemon: str, store: str) -> Non
     stored = len(values(store))
     assert cli(*args, "--tier", "standard").code == 0
     assert len(values(store)) == stored == CHUNKS + 32, "a second run stores nothing more"
+    shaped = cli(*args, "--layers", 4, "--made-up", 6, "--batch", 3, "--lanes", 2)
+    assert shaped.code == 0, shaped.err
+    assert shaped.json["chunks"] == 21 and shaped.json["requests"] == 7, "whole batches"
+    assert shaped.json["kv_bytes"] == 21 * 4 * 2**20 and shaped.json["misses"] == 0
     assert cli("bench", "fetch", "--tier", "high", "--store", store).code == 2
+    assert cli("bench", "fetch", "--batch", 2, "--store", store).code == 2

@@ -45,6 +45,7 @@ MISTAKES = [
     ("tier: best\n", 1, ["tier", "lossless", "tiny"]),
     ("tier: any\n", 1, ["tier", "lossless"]),
     ("codec: lz4\n", 1, ["codec", "deflate", "r16"]),
+    ("overlap: some\n", 1, ["overlap", "segment, chunk or none"]),
     ("log_level: loud\n", 1, ["log_level", "debug"]),
     ("pin_memory: maybe\n", 1, ["pin_memory", "yes or no"]),
     ("verbatim_tokens: 256\n", 1, ["verbatim_tokens", "255"]),

@@ -478,6 +478,7 @@ static void run_seed(uint64_t seed, struct sim *totals)
 	config.store_deadline_ms = 60;
 	config.lookup_deadline_ms = 20;
 	config.overwrite = roll(&sim, 4) == 0;
+	config.overlap = (uint8_t)(roll(&sim, 2) ? roll(&sim, PLANE_OVERLAPS) : 0);
 	config.open_store = sim_store_open;
 	config.open_store_context = &sim.world;
 	config.attach_region = slow_attach;
