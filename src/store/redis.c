@@ -11,7 +11,6 @@
  * not cost its callers a deadline each.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,224 +25,12 @@
 #define QUICKS_MAX  (LANE_REQUESTS_MAX - 2u)
 #define GRACE_NS    (50 * NS_PER_MS)
 
-enum redis_option {
-	OPTION_LANES,
-	OPTION_PIPELINE,
-	OPTION_TTL,
-	OPTION_TIMEOUT,
-	OPTION_CONNECT_TIMEOUT,
-	OPTION_BACKOFF_MAX,
-	OPTION_PREFIX,
-	OPTION_DB,
-	OPTION_PROTOCOL,
-	OPTION_PASSWORD_FILE,
-	OPTION_CONNECT,
-	OPTIONS_COUNT,
-};
-
-static const struct uri_option options[OPTIONS_COUNT] = {
-    [OPTION_LANES] = {.name = "lanes",
-		      .kind = URI_NUMBER,
-		      .fallback = 4,
-		      .min = 1,
-		      .max = REDIS_LANES_MAX,
-		      .help = "connections that read values; two more write and look up"},
-    [OPTION_PIPELINE] = {.name = "pipeline",
-			 .kind = URI_NUMBER,
-			 .fallback = 2,
-			 .min = 1,
-			 .max = 16,
-			 .help = "GETs in flight a lane"},
-    [OPTION_TTL] = {.name = "ttl",
-		    .kind = URI_NUMBER,
-		    .fallback = 0,
-		    .min = 1,
-		    .max = 315360000,
-		    .zero_means = "for ever",
-		    .help = "seconds until a value expires, from its PUT"},
-    [OPTION_TIMEOUT] = {.name = "timeout-ms",
-			.kind = URI_NUMBER,
-			.fallback = 1000,
-			.min = 10,
-			.max = 60000,
-			.help = "a lane on which nothing moves for so long is dropped"},
-    [OPTION_CONNECT_TIMEOUT] = {.name = "connect-timeout-ms",
-				.kind = URI_NUMBER,
-				.fallback = 500,
-				.min = 10,
-				.max = 60000,
-				.help = "for connecting and logging in, together"},
-    [OPTION_BACKOFF_MAX] = {.name = "backoff-max-ms",
-			    .kind = URI_NUMBER,
-			    .fallback = 2000,
-			    .min = 10,
-			    .max = 60000,
-			    .help = "longest pause between attempts to connect"},
-    [OPTION_PREFIX] = {.name = "prefix",
-		       .kind = URI_TEXT,
-		       .help = "stands before the key's 64 hex digits; \"ssv:\" if not given"},
-    [OPTION_DB] = {.name = "db",
-		   .kind = URI_NUMBER,
-		   .fallback = 0,
-		   .min = 0,
-		   .max = 65535,
-		   .help = "database; the same as /N behind the host"},
-    [OPTION_PROTOCOL] = {.name = "protocol",
-			 .kind = URI_WORD,
-			 .fallback = 1,
-			 .words = "2|3",
-			 .help = "RESP version"},
-    [OPTION_PASSWORD_FILE] = {.name = "password-file",
-			      .kind = URI_TEXT,
-			      .help = "file whose first line is the password, which keeps it "
-				      "out of process lists"},
-    [OPTION_CONNECT] = {.name = "connect",
-			.kind = URI_WORD,
-			.words = "now|later",
-			.help = "now: opening fails if the server is not there; later: it is "
-				"waited for in the background"},
-};
-
 static struct redis_store *redis_of(const struct store *store)
 {
 	return (struct redis_store *)(uintptr_t)store;
 }
 
 /* ---- open and close ------------------------------------------------------------------------- */
-
-static int read_password(const char *path, char *password, size_t password_bytes, char *error)
-{
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
-	ssize_t n = fd < 0 ? -1 : read(fd, password, password_bytes - 1);
-
-	if (fd >= 0)
-		(void)close(fd);
-	if (n < 0)
-		return uri_error(error, -EACCES,
-				 "store redis: option password-file=%.64s: %s; expected a file "
-				 "that can be read",
-				 path, strerror(errno));
-	password[n] = '\0';
-	password[strcspn(password, "\r\n")] = '\0';
-	return 0;
-}
-
-/* What a lane says first: log-in, then the database. */
-static int write_hello(struct redis_store *redis, const char *user, const char *password,
-		       bool resp3, uint64_t db)
-{
-	struct resp_writer writer = {.text = redis->hello, .bytes_max = sizeof(redis->hello)};
-	char text[24];
-
-	if (user && !user[0])
-		user = NULL;
-
-	redis->hello_replies = 1;
-	if (resp3) {
-		resp_write_array(&writer, password ? 7 : 4);
-		resp_write_text(&writer, "HELLO");
-		resp_write_text(&writer, "3");
-		if (password) {
-			resp_write_text(&writer, "AUTH");
-			resp_write_text(&writer, user ? user : "default");
-			resp_write_text(&writer, password);
-		}
-		resp_write_text(&writer, "SETNAME");
-		resp_write_text(&writer, "shadowserve");
-	} else if (password) {
-		resp_write_array(&writer, user ? 3 : 2);
-		resp_write_text(&writer, "AUTH");
-		if (user)
-			resp_write_text(&writer, user);
-		resp_write_text(&writer, password);
-	} else {
-		resp_write_array(&writer, 1);
-		resp_write_text(&writer, "PING");
-	}
-	if (db) {
-		redis->hello_replies++;
-		(void)snprintf(text, sizeof(text), "%llu", (unsigned long long)db);
-		resp_write_array(&writer, 2);
-		resp_write_text(&writer, "SELECT");
-		resp_write_text(&writer, text);
-	}
-	redis->hello_bytes = (uint32_t)writer.bytes;
-	return writer.overflow ? -E2BIG : 0;
-}
-
-/* "redis://host/3": the database; *ret_db is left alone without one. */
-static int read_database(const struct uri *uri, uint64_t *ret_db, char *error)
-{
-	char *end;
-
-	if (!uri->host || !uri->host[0] || !uri->path[0] || !uri->path[1])
-		return 0;
-	*ret_db = strtoull(uri->path + 1, &end, 10);
-	if (*end || uri->path[1] < '0' || uri->path[1] > '9' || *ret_db > 65535)
-		return uri_error(error, -EINVAL,
-				 "store redis: database \"%.32s\": expected /0 to /65535",
-				 uri->path);
-	return 0;
-}
-
-static int redis_check(const struct uri *uri, char *error)
-{
-	uint64_t db;
-
-	return read_database(uri, &db, error);
-}
-
-static int set_login(struct redis_store *redis, const struct uri *uri,
-		     const struct uri_value *values, char *error)
-{
-	const char *path = values[OPTION_PASSWORD_FILE].text;
-	/* Before '@' a lone word is the password, or the user if the password is in a file. */
-	const char *user = path && !uri->user ? uri->password : uri->user;
-	uint64_t db = values[OPTION_DB].number;
-	char password[512];
-	int err;
-
-	err = read_database(uri, &db, error);
-	if (err)
-		return err;
-	if (path) {
-		err = read_password(path, password, sizeof(password), error);
-		if (err)
-			return err;
-	}
-	err = write_hello(redis, user, path ? password : uri->password,
-			  values[OPTION_PROTOCOL].number == 1, db);
-	explicit_bzero(password, sizeof(password));
-	if (err)
-		return uri_error(error, err,
-				 "store redis: user and password: expected at most "
-				 "900 bytes together");
-	return 0;
-}
-
-static int set_options(struct redis_store *redis, const struct uri_value *values, char *error)
-{
-	const char *prefix = values[OPTION_PREFIX].text ? values[OPTION_PREFIX].text : "ssv:";
-	uint64_t ttl = values[OPTION_TTL].number;
-	char seconds[24];
-
-	if (strlen(prefix) > REDIS_PREFIX_MAX)
-		return uri_error(error, -EINVAL,
-				 "store redis: option prefix=%.70s: expected at most %u bytes",
-				 prefix, REDIS_PREFIX_MAX);
-	(void)snprintf(redis->prefix, sizeof(redis->prefix), "%s", prefix);
-	(void)snprintf(seconds, sizeof(seconds), "%llu", (unsigned long long)ttl);
-	redis->trailer_bytes =
-	    (uint32_t)snprintf(redis->trailer, sizeof(redis->trailer),
-			       "\r\n$2\r\nEX\r\n$%zu\r\n%s\r\n", strlen(seconds), seconds);
-	if (!ttl)
-		redis->trailer_bytes = 2; /* the value's line end alone */
-	redis->pipeline = (uint32_t)values[OPTION_PIPELINE].number;
-	redis->timeout_ns = values[OPTION_TIMEOUT].number * NS_PER_MS;
-	redis->connect_timeout_ns = values[OPTION_CONNECT_TIMEOUT].number * NS_PER_MS;
-	redis->backoff_max_ns = values[OPTION_BACKOFF_MAX].number * NS_PER_MS;
-	return 0;
-}
 
 static void redis_close(struct store *store)
 {
@@ -258,7 +45,7 @@ static void redis_close(struct store *store)
 
 static int redis_open(const struct store_config *config, struct store **ret_store, char *error)
 {
-	struct uri_value values[OPTIONS_COUNT];
+	struct uri_value values[REDIS_OPTIONS_ONE];
 	struct redis_store *redis;
 	uint32_t lanes_count, i;
 	struct uri uri;
@@ -266,10 +53,10 @@ static int redis_open(const struct store_config *config, struct store **ret_stor
 
 	err = uri_parse(config->uri, &uri, error);
 	if (!err)
-		err = uri_read_options(&uri, options, OPTIONS_COUNT, values, error);
+		err = uri_read_options(&uri, redis_options, REDIS_OPTIONS_ONE, values, error);
 	if (err)
 		return err;
-	lanes_count = (uint32_t)values[OPTION_LANES].number + FIXED_LANES;
+	lanes_count = (uint32_t)values[REDIS_OPTION_LANES].number + FIXED_LANES;
 	redis = calloc(1, sizeof(*redis) + lanes_count * sizeof(redis->lanes[0]));
 	if (!redis)
 		return uri_error(error, -ENOMEM, "store redis: out of memory");
@@ -280,12 +67,10 @@ static int redis_open(const struct store_config *config, struct store **ret_stor
 	redis->random = config->seed;
 	for (i = 0; i < lanes_count; i++)
 		lane_init(&redis->lanes[i], i == 0 ? LANE_WRITE : i == 1 ? LANE_QUICK : LANE_READ);
-	err = set_options(redis, values, error);
-	if (!err)
-		err = set_login(redis, &uri, values, error);
+	err = redis_configure(redis, &uri, values, error);
 	if (!err)
 		err = redis_resolve(redis, &uri, error);
-	if (!err && values[OPTION_CONNECT].number == 0)
+	if (!err && values[REDIS_OPTION_CONNECT].number == 0)
 		err = redis_probe(redis, error);
 	explicit_bzero(&uri, sizeof(uri));
 	if (err) {
@@ -553,7 +338,7 @@ static void redis_stats(const struct store *store, struct store_stats *ret_stats
 
 #define REDIS_OPS                                                                             \
 	.caps = STORE_CAP_SHARED | STORE_CAP_REMOTE | STORE_CAP_LIST | STORE_CAP_PERSISTENT,  \
-	.options = options, .options_count = OPTIONS_COUNT, .check = redis_check,             \
+	.options = redis_options, .options_count = REDIS_OPTIONS_ONE, .check = redis_check,   \
 	.open = redis_open, .close = redis_close, .submit = redis_submit, .poll = redis_poll, \
 	.next_ns = redis_next_ns, .pollfds = redis_pollfds, .stats = redis_stats,             \
 	.list = redis_list

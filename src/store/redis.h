@@ -2,10 +2,11 @@
 /*
  * redis.h - what the files of the redis: store share. No other file includes it.
  *
- *	redis.c        URI, queues, which lane gets which operation, deadlines
- *	redis_lane.c   one connection: connect, log in, send, receive, time-outs
- *	redis_reply.c  what a reply means for the operation it answers
- *	redis_probe.c  control path: is the server there, does it let us in, listing keys
+ *	redis.c         one server: queues, which lane gets which operation, deadlines
+ *	redis_options.c options, log-in
+ *	redis_lane.c    one connection: connect, log in, send, receive, time-outs
+ *	redis_reply.c   what a reply means for the operation it answers
+ *	redis_probe.c   control path: is the server there, does it let us in, listing keys
  *
  * An operation stands either in one of the store's queues or in one lane's requests or in done. A
  * request whose operation is gone (cancelled, or answered already) stays as an orphan until its
@@ -121,6 +122,33 @@ struct redis_store {
 	uint8_t scratch[LANE_SCRATCH_BYTES];
 	struct lane lanes[];
 };
+
+/* ---- redis_options.c ------------------------------------------------------------------------ */
+
+/* Rows of redis_options[]: one server has those before REDIS_OPTIONS_ONE. */
+enum redis_option {
+	REDIS_OPTION_DB,
+	REDIS_OPTION_LANES,
+	REDIS_OPTION_PIPELINE,
+	REDIS_OPTION_TTL,
+	REDIS_OPTION_TIMEOUT,
+	REDIS_OPTION_CONNECT_TIMEOUT,
+	REDIS_OPTION_BACKOFF_MAX,
+	REDIS_OPTION_PREFIX,
+	REDIS_OPTION_PROTOCOL,
+	REDIS_OPTION_PASSWORD_FILE,
+	REDIS_OPTION_CONNECT,
+	REDIS_OPTIONS_ALL,
+	REDIS_OPTIONS_ONE = REDIS_OPTIONS_ALL,
+};
+
+extern const struct uri_option redis_options[REDIS_OPTIONS_ALL];
+
+/* Looks at the URI's text alone: -EINVAL with one line in error. */
+SSV_MUST_CHECK int redis_check(const struct uri *uri, char *error);
+/* Set what the options and the account say. -EINVAL, -EACCES, -E2BIG with one line in error. */
+SSV_MUST_CHECK int redis_configure(struct redis_store *redis, const struct uri *uri,
+				   const struct uri_value *values, char *error);
 
 /* ---- redis.c -------------------------------------------------------------------------------- */
 
