@@ -3,7 +3,8 @@
 #
 #   make demo     two vLLM engines share a prompt through a store [STORE=file|redis] [MODEL=path]
 #   make test     every test; ends with "N passed, N failed"      [ONLY=c|sanitizers|static|python|vllm]
-#   make bench    the measurements of README.md                   [BENCH_ARGS=...]
+#   make bench    every measurement, docs/benchmarks.md           [PART=name|smoke] [BENCH_ARGS=...]
+#   make bench-page  that page again, from its JSON
 #   make install  library, header, programs                       [PREFIX=/usr/local] [DESTDIR=]
 #   make clean    remove build/ (.venv stays; remove it by hand)
 
@@ -11,9 +12,10 @@ VENV ?= .venv
 STORE ?= file
 MODEL ?= models/docs-6m
 PREFIX ?= /usr/local
+PART ?=
 PYTHON = $(VENV)/bin/python
 
-.PHONY: demo test bench install clean build system venv
+.PHONY: demo test bench bench-page install clean build system venv
 
 build: system
 	@packaging/build.sh build/release
@@ -25,7 +27,12 @@ test: build venv
 	@$(PYTHON) tests/run.py $(if $(ONLY),--only $(ONLY))
 
 bench: build venv
-	@$(PYTHON) bench/run.py $(BENCH_ARGS)
+	@packaging/setup_venv.sh $(VENV) bench
+	@$(PYTHON) bench/run.py $(PART) $(BENCH_ARGS)
+
+bench-page: venv
+	@packaging/setup_venv.sh $(VENV) bench
+	@$(PYTHON) bench/run.py --page
 
 install: system
 	@packaging/build.sh build/install --prefix=$(PREFIX) -Dtests=false

@@ -1,191 +1,133 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The measurements of README.md: codec on real KV, stores, fetches through a daemon, its memory
-over 1,000 fetches, and a store of damaged chunks. Raw JSON is kept in build/bench, a file each.
+"""make bench: runs the parts of the benchmark, keeps their raw JSON and writes docs/benchmarks.md.
 
-Every figure is a median of several runs of one process on this machine; the machine is named in
-the JSON. Nothing is asserted.
+Each part is a file part_NAME.py (bench/README.md) and runs as a process of its own, so that none
+leaves threads, pinned cores or servers to the next. A part that is slow is slow; only wrong
+results, and parts that hang or break, make the exit status 1. --quick (PART=smoke) runs small
+versions of all parts and writes its page beside its JSON, not into docs.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
-import platform
-import shutil
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+import traceback
 from pathlib import Path
 from typing import Any
 
-from servers import BUILD, ROOT, Daemon, Redis
+import page
+from part import Skip, Wrong, machine
+from servers import ROOT
 
+PARTS = ("codec", "quality", "link", "serve", "scale", "stores", "fetch", "memory", "damage")
 OUT = ROOT / "build" / "bench"
-CORES = sorted(os.sched_getaffinity(0))
+QUICK_OUT = ROOT / "build" / "bench-quick"
+HANG_FACTOR = 5  # a part that takes so many times its budget is ended
+STOP_S = 20.0
 
 
-def machine() -> dict[str, Any]:
-    model = "unknown"
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            model = line.split(":", 1)[1].strip()
-            break
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
-    ).stdout.strip()
-    return {
-        "cpu": model,
-        "cores": len(CORES),
-        "kernel": platform.release(),
-        "commit": commit,
-        "date": time.strftime("%Y-%m-%d"),
-    }
+def say(text: str) -> None:
+    print(f"bench: {text}", flush=True)
 
 
-def run_json(*command: str | Path, timeout: float = 900) -> Any:
-    """Runs a program on the last core and returns the JSON that it prints."""
-    result = subprocess.run(
-        [str(part) for part in command],
-        stdout=subprocess.PIPE,
-        text=True,
-        timeout=timeout,
-        check=True,
-        preexec_fn=lambda: os.sched_setaffinity(0, CORES[-1:]),
-    )
-    return json.loads(result.stdout)
-
-
-def bench_codec() -> Any:
-    """Ratio and speed of every tier and codec on what docs-6m really computed."""
-    dump = OUT / "docs-6m.kv"
-    texts = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-    script, model = ROOT / "tests" / "codec" / "make_kv.py", ROOT / "models" / "docs-6m"
-    command = [sys.executable, script, model, *texts, "--tokens", "4096", "--out", dump]
-    subprocess.run([str(part) for part in command], check=True, capture_output=True)
-    answer = run_json(BUILD / "bench" / "bench_codec", dump, "5")
-    print(f"{'tier':<10}{'codec':<9}{'ratio':>7}{'encode':>12}{'decode':>12}  error K, V")
-    for row in answer["results"]:
-        print(
-            f"{row['tier']:<10}{row['codec']:<9}{row['ratio']:>7.3f}"
-            f"{row['encode_gb_s']:>7.3f} GB/s{row['decode_gb_s']:>7.3f} GB/s"
-            f"  {row['error_k']:.4f}, {row['error_v']:.4f}"
-        )
-    return answer
-
-
-def bench_stores() -> Any:
-    """Put and get of 1 MiB values, one core."""
-    folder = OUT / "store"
-    redis = Redis(OUT / "redis")
+def measure(name: str, out: Path, quick: bool) -> int:
+    """Runs one part in this process and writes its JSON. 0, or 1 for a wrong result."""
+    part: Any = importlib.import_module(f"part_{name}")
+    command = "make bench PART=" + ("smoke" if quick else name)
+    result: dict[str, Any] = {"part": name, "quick": quick, "command": command}
+    result["machine"] = machine()
+    folder = out / f"{name}.work"
+    folder.mkdir(parents=True, exist_ok=True)
+    start, status = time.monotonic(), 0
     try:
-        uris = {"memory": "memory:bench", "file": f"file:{folder}", "redis": redis.uri}
-        answers = {
-            name: run_json(BUILD / "bench" / "bench_store", uri) for name, uri in uris.items()
-        }
-    finally:
-        redis.stop()
-        shutil.rmtree(folder, ignore_errors=True)
-    for name, answer in answers.items():
-        print(f"{name:<8}{json.dumps(answer)}")
-    return answers
+        result["data"] = part.run(folder, quick)
+    except Skip as skip:
+        result["skipped"] = str(skip)
+        say(f"{name}: skipped: {skip}")
+    except Wrong as wrong:
+        result["wrong"] = str(wrong)
+        say(f"{name}: WRONG RESULT: {wrong}")
+        status = 1
+    result["seconds"] = round(time.monotonic() - start, 1)
+    (out / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+    if "data" in result:
+        for row in part.figures(result["data"]):
+            met = {True: "met", False: "NOT met", None: "not shown"}[row.met]
+            say(f"figure {row.number}: {row.what}: {row.measured} (goal {row.goal}): {met}")
+    return status
 
 
-def bench_fetch() -> Any:
-    """Fetches through a real daemon into shared memory, per store and tier."""
-    answers = []
-    for store in ("file", "redis"):
-        for tier in ("lossless", "standard"):
-            folder = OUT / f"fetch-{store}-{tier}"
-            redis = Redis(folder) if store == "redis" else None
-            uri = redis.uri if redis else f"file:{folder / 'store'}"
-            daemon = Daemon(folder, uri, CORES[:1], tier)
-            try:
-                program = BUILD / "cli" / "shadowserve"
-                answer = run_json(
-                    program, "bench", "fetch", "--json", "--socket", daemon.socket, "--tier", tier
-                )
-            finally:
-                daemon.stop()
-                if redis:
-                    redis.stop()
-            print(f"{store:<6} {tier:<9}{json.dumps(answer)}")
-            answers.append({"store": store, "tier": tier, "answer": answer})
-    return answers
-
-
-def bench_memory() -> Any:
-    """Resident memory of the daemon before and after 1,000 fetches."""
-    folder = OUT / "memory"
-    daemon = Daemon(folder, f"file:{folder / 'store'}", CORES[:1], "lossless")
-
-    def resident_kib() -> int:
-        status = Path(f"/proc/{daemon.process.pid}/status").read_text()
-        return int(status.split("VmRSS:")[1].split()[0])
-
-    try:
-        program = BUILD / "cli" / "shadowserve"
-        command = (program, "bench", "fetch", "--json", "--socket", daemon.socket)
-        run_json(*command, "--count", "10")
-        before = resident_kib()
-        run_json(*command, "--count", "1000")
-        after = resident_kib()
-    finally:
-        daemon.stop()
-    answer = {"before_kib": before, "after_kib": after, "growth": round(after / before - 1, 4)}
-    print(json.dumps(answer))
-    return answer
-
-
-def bench_damage() -> Any:
-    """10,000 chunks, each damaged in its own way: every one must be a miss, read both ways."""
-    folder = OUT / "damage"
-    answers = {}
-    for way in ("direct", "daemon"):
-        uri = f"file:{folder / way}?sync=none"
-        command = [BUILD / "bench" / "damage", "--json", "--chunks", "10000", "--store", uri]
-        daemon = None
-        if way == "daemon":
-            daemon = Daemon(folder, uri, CORES[:1], "lossless")
-            command += ["--socket", daemon.socket]
+def stop_group(child: subprocess.Popen[bytes]) -> None:
+    for number in (signal.SIGTERM, signal.SIGKILL):
         try:
-            answers[way] = run_json(*command)
-        finally:
-            if daemon:
-                daemon.stop()
-            shutil.rmtree(folder / way, ignore_errors=True)
-        print(
-            f"{way:<8}{answers[way]['chunks']} chunks damaged, {answers[way]['misses']} misses, "
-            f"{answers[way]['wrong_bytes']} wrong bytes in {answers[way]['seconds']:.0f} s"
-        )
-    return answers
+            os.killpg(child.pid, number)
+            child.wait(STOP_S)
+        except (ProcessLookupError, subprocess.TimeoutExpired):
+            continue
+        return
 
 
-BENCHES: dict[str, Callable[[], Any]] = {
-    "codec": bench_codec,
-    "stores": bench_stores,
-    "fetch": bench_fetch,
-    "memory": bench_memory,
-    "damage": bench_damage,
-}
+def run_part(name: str, out: Path, quick: bool) -> bool:
+    """Runs a part as a process; False when it broke, hung or found something wrong."""
+    if not (Path(__file__).parent / f"part_{name}.py").exists():
+        say(f"{name}: not in this checkout")
+        return True
+    part: Any = importlib.import_module(f"part_{name}")
+    budget = part.QUICK_S if quick else part.BUDGET_S
+    print(f"== {name}: {part.TITLE} (about {budget} s)", flush=True)
+    (out / f"{name}.json").unlink(missing_ok=True)
+    command = [sys.executable, __file__, "--measure", name, *(["--quick"] if quick else [])]
+    child = subprocess.Popen(command, start_new_session=True)
+    start = time.monotonic()
+    try:
+        status = child.wait(HANG_FACTOR * budget + 60)
+    except subprocess.TimeoutExpired:
+        say(f"{name}: ended after {time.monotonic() - start:.0f} s, {HANG_FACTOR} times its budget")
+        stop_group(child)
+        return False
+    except KeyboardInterrupt:
+        stop_group(child)
+        raise
+    say(f"{name}: {time.monotonic() - start:.0f} s")
+    return status == 0
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHES))
+    parser.add_argument("names", nargs="*", metavar="PART", help=", ".join((*PARTS, "smoke")))
+    parser.add_argument("--quick", action="store_true", help="small versions, as PART=smoke")
+    parser.add_argument("--page", action="store_true", help="only write the page again")
+    parser.add_argument("--measure", metavar="PART", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    unknown = [name for name in options.names if name not in BENCHES]
+    quick = options.quick or "smoke" in options.names
+    out = QUICK_OUT if quick else OUT
+    out.mkdir(parents=True, exist_ok=True)
+    if options.measure:
+        try:
+            return measure(options.measure, out, quick)
+        except Exception:
+            traceback.print_exc()
+            return 1
+    names = [name for name in options.names if name != "smoke"]
+    unknown = [name for name in names if name not in PARTS]
     if unknown:
-        parser.error(f"no benchmark {unknown[0]!r}; there are {', '.join(BENCHES)}")
-    OUT.mkdir(parents=True, exist_ok=True)
-    for name in options.names or BENCHES:
-        print(f"== {name}: {(BENCHES[name].__doc__ or '').strip()}", flush=True)
-        answer = BENCHES[name]()
-        text = json.dumps({"machine": machine(), "answer": answer}, indent=2)
-        (OUT / f"{name}.json").write_text(text + "\n")
-    print(f"raw results: {OUT}")
-    return 0
+        parser.error(f"no part {unknown[0]!r}; there are {', '.join((*PARTS, 'smoke'))}")
+    wanted = () if options.page else names or PARTS
+    failed = [name for name in wanted if not run_part(name, out, quick)]
+    if quick:
+        written = page.write(out, out / "benchmarks.md", out / "img")
+    else:
+        written = page.publish(out, [name for name in wanted if name not in failed])
+    say(f"raw results: {out}; page: {written}")
+    if failed:
+        say(f"FAILED: {', '.join(failed)}")
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

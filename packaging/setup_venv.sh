@@ -1,16 +1,24 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# Makes the Python environment of tests and demo: vLLM for CPUs and the test tools.
-# usage: setup_venv.sh DIR
+# Makes the Python environment of tests and demo: vLLM for CPUs and the test tools; with "bench" adds
+# what only the benchmark's pictures need.
+# usage: setup_venv.sh DIR [bench]
 set -eu
 
 venv=$1
 stamp=$venv/.shadowserve-1
-[ ! -e "$stamp" ] || exit 0
 
 say() {
 	echo "setup: $*"
 }
+
+if [ "${2:-}" = bench ]; then
+	stamp=$venv/.shadowserve-bench-1
+	[ -e "$stamp" ] || "$venv/bin/pip" --disable-pip-version-check --quiet install matplotlib==3.11.2
+	touch "$stamp"
+	exit 0
+fi
+[ ! -e "$stamp" ] || exit 0
 
 say "making a Python environment in $venv (vLLM for CPUs, about 3 minutes the first time)"
 [ -x "$venv/bin/python" ] || /usr/bin/python3 -m venv "$venv"

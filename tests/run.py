@@ -27,7 +27,7 @@ TSAN_SUITES = ("base", "plane", "client", "store")
 TSAN_SEEDS = "40"  # of the simulation, which has one thread
 PYTEST_FOLDERS = {
     "static": ["tests/static"],
-    "python": ["tests/client", "tests/daemon", "tests/cli", "tests/python"],
+    "python": ["tests/client", "tests/daemon", "tests/cli", "tests/python", "tests/bench"],
     "vllm": ["tests/vllm"],
 }
 
