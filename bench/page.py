@@ -39,8 +39,8 @@ SECTIONS = {
 HEAD = """# Benchmarks
 
 Made by `make bench` from the raw JSON in `docs/benchmarks/`; do not edit, `make bench-page`
-makes it again. Paragraphs under *Analysis* come from `docs/benchmarks/notes-*.md`. Every figure is a median
-of at least 5 runs unless its table says otherwise, ± is half the distance between the quartiles,
+makes it again. Paragraphs under *Analysis* come from `docs/benchmarks/notes-*.md`. Every figure is
+a median of at least 5 runs unless its table says otherwise, ± half the distance of its quartiles,
 ratios are taken between contenders of one run. How a part is made:
 [bench/README.md](../bench/README.md).
 
