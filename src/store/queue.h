@@ -65,6 +65,7 @@ static inline uint32_t op_queue_take(struct op_queue *queue, struct store_op **d
 static inline void op_begin(struct store_op *op)
 {
 	op->status = 0;
+	op->mark = 0;
 	op->received = 0;
 	if (op->kind != STORE_OP_PUT)
 		op->value_bytes = 0;

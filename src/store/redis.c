@@ -20,10 +20,9 @@
 #include "store/backends.h"
 #include "store/redis.h"
 
-#define FIXED_LANES 2u /* the writing and the quick one */
-#define WRITES_MAX  2u /* PUTs a lane */
-#define QUICKS_MAX  (LANE_REQUESTS_MAX - 2u)
-#define GRACE_NS    (50 * NS_PER_MS)
+#define WRITES_MAX 2u /* PUTs a lane */
+#define QUICKS_MAX (LANE_REQUESTS_MAX - 2u)
+#define GRACE_NS   (50 * NS_PER_MS)
 
 static struct redis_store *redis_of(const struct store *store)
 {
@@ -32,13 +31,27 @@ static struct redis_store *redis_of(const struct store *store)
 
 /* ---- open and close ------------------------------------------------------------------------- */
 
-static void redis_close(struct store *store)
+void redis_init_lanes(struct redis_store *redis)
 {
-	struct redis_store *redis = redis_of(store);
+	uint32_t i;
+
+	for (i = 0; i < redis->lanes_count; i++)
+		lane_init(&redis->lanes[i], i == 0 ? LANE_WRITE : i == 1 ? LANE_QUICK : LANE_READ);
+}
+
+void redis_fini_lanes(struct redis_store *redis)
+{
 	uint32_t i;
 
 	for (i = 0; i < redis->lanes_count; i++)
 		lane_fini(&redis->lanes[i]);
+}
+
+static void redis_close(struct store *store)
+{
+	struct redis_store *redis = redis_of(store);
+
+	redis_fini_lanes(redis);
 	explicit_bzero(redis->hello, sizeof(redis->hello));
 	free(redis);
 }
@@ -56,7 +69,7 @@ static int redis_open(const struct store_config *config, struct store **ret_stor
 		err = uri_read_options(&uri, redis_options, REDIS_OPTIONS_ONE, values, error);
 	if (err)
 		return err;
-	lanes_count = (uint32_t)values[REDIS_OPTION_LANES].number + FIXED_LANES;
+	lanes_count = (uint32_t)values[REDIS_OPTION_LANES].number + REDIS_LANES_FIXED;
 	redis = calloc(1, sizeof(*redis) + lanes_count * sizeof(redis->lanes[0]));
 	if (!redis)
 		return uri_error(error, -ENOMEM, "store redis: out of memory");
@@ -65,8 +78,7 @@ static int redis_open(const struct store_config *config, struct store **ret_stor
 	redis->ops_max = config->ops_max;
 	redis->lanes_count = lanes_count;
 	redis->random = config->seed;
-	for (i = 0; i < lanes_count; i++)
-		lane_init(&redis->lanes[i], i == 0 ? LANE_WRITE : i == 1 ? LANE_QUICK : LANE_READ);
+	redis_init_lanes(redis);
 	err = redis_configure(redis, &uri, values, error);
 	if (!err)
 		err = redis_resolve(redis, &uri, error);
@@ -100,6 +112,11 @@ bool redis_may_log(struct redis_store *redis, uint64_t now_ns)
 	return true;
 }
 
+void redis_enqueue(struct redis_store *redis, struct store_op *op)
+{
+	op_queue_push(&redis->waiting[redis_role(op)], op);
+}
+
 static uint32_t redis_submit(struct store *store, struct store_op *const *ops, uint32_t n,
 			     uint64_t now_ns)
 {
@@ -116,12 +133,8 @@ static uint32_t redis_submit(struct store *store, struct store_op *const *ops, u
 		redis->next_ns = 0;
 		if (err)
 			redis_finish(redis, op, err);
-		else if (op->kind == STORE_OP_GET)
-			op_queue_push(&redis->waiting[LANE_READ], op);
-		else if (op->kind == STORE_OP_PUT)
-			op_queue_push(&redis->waiting[LANE_WRITE], op);
 		else
-			op_queue_push(&redis->waiting[LANE_QUICK], op);
+			redis_enqueue(redis, op);
 	}
 	return i;
 }
@@ -233,22 +246,71 @@ static void assign(struct redis_store *redis, uint64_t now_ns)
 	}
 }
 
+uint32_t redis_lanes_up(const struct redis_store *redis)
+{
+	uint32_t i, n = 0;
+
+	for (i = 0; i < redis->lanes_count; i++)
+		n += redis->lanes[i].state == LANE_UP;
+	return n;
+}
+
+bool redis_is_gone(const struct redis_store *redis)
+{
+	uint32_t i;
+
+	for (i = 0; i < redis->lanes_count; i++) {
+		if (redis->lanes[i].state == LANE_UP || !redis->lanes[i].refused)
+			return false;
+	}
+	return true;
+}
+
+struct store_op *redis_pop_waiting(struct redis_store *redis)
+{
+	uint32_t i;
+
+	for (i = 0; i < LANE_ROLES; i++) {
+		if (redis->again[i].first)
+			return op_queue_pop(&redis->again[i]);
+		if (redis->waiting[i].first)
+			return op_queue_pop(&redis->waiting[i]);
+	}
+	return NULL;
+}
+
 /* Nobody answers: end what waits for a lane. */
 static void give_up(struct redis_store *redis)
 {
 	struct store_op *op;
+
+	if (!redis_is_gone(redis))
+		return;
+	while ((op = redis_pop_waiting(redis)))
+		redis_finish(redis, op, -ENOTCONN);
+}
+
+uint64_t redis_settle(struct redis_store *redis, uint64_t now_ns)
+{
+	uint64_t next_ns;
 	uint32_t i;
 
+	for (i = 0; i < redis->lanes_count; i++)
+		lane_step_timers(redis, &redis->lanes[i], now_ns);
+	next_ns = expire(redis, now_ns);
+	assign(redis, now_ns);
 	for (i = 0; i < redis->lanes_count; i++) {
-		if (redis->lanes[i].state != LANE_CLOSED || !redis->lanes[i].refused)
-			return;
+		if (redis->lanes[i].state == LANE_UP)
+			lane_send(redis, &redis->lanes[i], now_ns);
 	}
+	give_up(redis);
+	for (i = 0; i < redis->lanes_count; i++)
+		next_ns = u64_min(next_ns, lane_next_ns(redis, &redis->lanes[i]));
 	for (i = 0; i < LANE_ROLES; i++) {
-		while ((op = op_queue_pop(&redis->again[i])))
-			redis_finish(redis, op, -ENOTCONN);
-		while ((op = op_queue_pop(&redis->waiting[i])))
-			redis_finish(redis, op, -ENOTCONN);
+		if (redis->again[i].first && now_ns < redis->lost_ns + GRACE_NS)
+			next_ns = u64_min(next_ns, redis->lost_ns + GRACE_NS);
 	}
+	return next_ns;
 }
 
 /* ---- poll ----------------------------------------------------------------------------------- */
@@ -273,8 +335,8 @@ static uint32_t fill_pollfds(const struct redis_store *redis, struct pollfd *fds
 
 static void step_io(struct redis_store *redis, uint64_t now_ns)
 {
-	struct pollfd fds[REDIS_LANES_MAX + FIXED_LANES];
-	uint32_t indices[REDIS_LANES_MAX + FIXED_LANES];
+	struct pollfd fds[REDIS_LANES_MAX + REDIS_LANES_FIXED];
+	uint32_t indices[REDIS_LANES_MAX + REDIS_LANES_FIXED];
 	uint32_t n = fill_pollfds(redis, fds, indices, ARRAY_COUNT(fds));
 	uint32_t i;
 
@@ -290,28 +352,13 @@ static uint32_t redis_poll(struct store *store, struct store_op **done, uint32_t
 {
 	struct redis_store *redis = redis_of(store);
 	uint64_t next_ns;
-	uint32_t i, n;
+	uint32_t n;
 
 	/* Bytes first: when the caller was away for long, the answer may be here already. */
 	step_io(redis, now_ns);
-	for (i = 0; i < redis->lanes_count; i++)
-		lane_step_timers(redis, &redis->lanes[i], now_ns);
-	next_ns = expire(redis, now_ns);
-	assign(redis, now_ns);
-	for (i = 0; i < redis->lanes_count; i++) {
-		if (redis->lanes[i].state == LANE_UP)
-			lane_send(redis, &redis->lanes[i], now_ns);
-	}
-	give_up(redis);
+	next_ns = redis_settle(redis, now_ns);
 	n = op_queue_take(&redis->done, done, max);
 	redis->held -= n;
-
-	for (i = 0; i < redis->lanes_count; i++)
-		next_ns = u64_min(next_ns, lane_next_ns(redis, &redis->lanes[i]));
-	for (i = 0; i < LANE_ROLES; i++) {
-		if (redis->again[i].first && now_ns < redis->lost_ns + GRACE_NS)
-			next_ns = u64_min(next_ns, redis->lost_ns + GRACE_NS);
-	}
 	redis->next_ns = redis->done.first || redis->more ? 0 : next_ns;
 	return n;
 }
@@ -328,12 +375,8 @@ static uint32_t redis_pollfds(const struct store *store, void *pollfds, uint32_t
 
 static void redis_stats(const struct store *store, struct store_stats *ret_stats)
 {
-	const struct redis_store *redis = redis_of(store);
-	uint32_t i;
-
-	*ret_stats = redis->stats;
-	for (i = 0; i < redis->lanes_count; i++)
-		ret_stats->connected += redis->lanes[i].state == LANE_UP;
+	*ret_stats = redis_of(store)->stats;
+	ret_stats->connected = redis_lanes_up(redis_of(store));
 }
 
 #define REDIS_OPS                                                                             \

@@ -25,6 +25,7 @@
 #include "store/uri.h"
 
 #define REDIS_LANES_MAX     64u /* reading lanes */
+#define REDIS_LANES_FIXED   2u  /* the writing and the quick one */
 #define REDIS_ADDRESSES_MAX 4u  /* of a host name, tried in turn */
 #define REDIS_PREFIX_MAX    64u /* bytes before the key's 64 hex digits */
 #define REDIS_HELLO_MAX     1024u
@@ -49,11 +50,14 @@ enum lane_state {
 };
 
 #define REQUEST_HELLO 0 /* beside enum store_op_kind */
+#define REQUEST_MAP   5 /* CLUSTER SLOTS; its reply goes to hooks->map_item() */
+
+#define OP_ASKING 0x80000000u /* store_op.mark: ASKING stands before the command */
 
 /* One command on its way. Sent is command, then data, then trailer. */
 struct lane_request {
 	struct store_op *op; /* NULL: orphan, its reply is discarded */
-	uint8_t kind;        /* enum store_op_kind or REQUEST_HELLO */
+	uint8_t kind;        /* enum store_op_kind or REQUEST_... */
 	bool again;          /* the second attempt: a lost lane is the end */
 	bool withdrawn;      /* never sent: no reply comes */
 	uint32_t replies;    /* still to come */
@@ -69,9 +73,10 @@ struct lane_request {
 struct lane {
 	int fd;
 	uint8_t role, state;
-	uint8_t address;      /* index */
-	uint8_t tried;        /* addresses in a row that did not answer */
-	bool was_up, refused; /* none of the addresses answers */
+	uint8_t address; /* index */
+	uint8_t tried;   /* addresses in a row that did not answer */
+	bool was_up,
+	    refused; /* refused: the last round of attempts found no address that answers */
 	uint64_t retry_ns, backoff_ns;
 	uint64_t up_ns;       /* since when it is up */
 	uint64_t progress_ns; /* last byte moved, or begin of the step */
@@ -82,6 +87,8 @@ struct lane {
 	uint32_t sent_count; /* of count: completely sent */
 
 	struct resp_reader reader;
+	uint32_t watched;  /* events that the owner's epoll knows of this connection; 0: none */
+	bool in_map;       /* the bulk string being read belongs to the front request's map */
 	bool in_value;     /* the bulk string being read is the front GET's value */
 	uint64_t value_at; /* position in it */
 	uint32_t head_at, head_bytes;
@@ -93,8 +100,20 @@ struct redis_address {
 	socklen_t bytes;
 };
 
+struct redis_store;
+
+/* What the owner of several servers wants to hear of each. */
+struct redis_hooks {
+	/* The server refused an operation in these words. True: the owner has it now. */
+	bool (*refused)(struct redis_store *redis, struct store_op *op, const char *text);
+	/* The next item of the reply to lane_add_map(); NULL: none comes, the lane was lost. */
+	void (*map_item)(struct redis_store *redis, const struct resp_item *item);
+};
+
 struct redis_store {
 	struct store store;
+	const struct redis_hooks *hooks; /* NULL: one server alone */
+	void *owner;
 	uint64_t value_bytes_max;
 	uint32_t ops_max, held;
 	uint32_t lanes_count, pipeline;
@@ -152,6 +171,19 @@ SSV_MUST_CHECK int redis_configure(struct redis_store *redis, const struct uri *
 
 /* ---- redis.c -------------------------------------------------------------------------------- */
 
+/* Lanes of a server whose lanes_count is set: one writes, one looks up, the rest reads. */
+void redis_init_lanes(struct redis_store *redis);
+void redis_fini_lanes(struct redis_store *redis);
+/* Take a submitted operation; it waits for a lane. */
+void redis_enqueue(struct redis_store *redis, struct store_op *op);
+/* After bytes were moved: reconnect, expire, hand waiting operations to lanes, give up. Returns
+ * when it has to be called again. */
+uint64_t redis_settle(struct redis_store *redis, uint64_t now_ns);
+/* An operation that no lane has, out of its queue; NULL: none. */
+struct store_op *redis_pop_waiting(struct redis_store *redis);
+/* No lane is up, and none could be made: operations end at once. */
+bool redis_is_gone(const struct redis_store *redis);
+uint32_t redis_lanes_up(const struct redis_store *redis);
 void redis_finish(struct redis_store *redis, struct store_op *op, int status);
 /* May a line be logged now? At most one a second. */
 bool redis_may_log(struct redis_store *redis, uint64_t now_ns);
@@ -163,6 +195,7 @@ static inline struct lane_request *lane_request_at(struct lane *lane, uint32_t i
 	return &lane->requests[(lane->first + index) % LANE_REQUESTS_MAX];
 }
 
+enum lane_role redis_role(const struct store_op *op);
 void lane_init(struct lane *lane, enum lane_role role);
 void lane_fini(struct lane *lane);
 /* Connect when it is time; give up what takes too long. */
@@ -172,6 +205,8 @@ void lane_step_io(struct redis_store *redis, struct lane *lane, short revents, u
 /* Add a request for an operation. The lane is up and has room. */
 void lane_add(struct redis_store *redis, struct lane *lane, struct store_op *op, bool again,
 	      uint64_t now_ns);
+/* Add the question for a cluster's map. */
+void lane_add_map(struct lane *lane, uint64_t now_ns);
 void lane_send(struct redis_store *redis, struct lane *lane, uint64_t now_ns);
 /* Take operation number index away from the lane; it does not touch op->data any more. */
 void lane_withdraw(struct redis_store *redis, struct lane *lane, uint32_t index, uint64_t now_ns);

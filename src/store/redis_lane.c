@@ -88,6 +88,18 @@ static void write_key(struct resp_writer *writer, const struct redis_store *redi
 	resp_write_bulk(writer, text, at);
 }
 
+void lane_add_map(struct lane *lane, uint64_t now_ns)
+{
+	static const char command[] = "*2\r\n$7\r\nCLUSTER\r\n$5\r\nSLOTS\r\n";
+	struct lane_request *request = push_request(lane);
+
+	if (lane->count == 1)
+		lane->progress_ns = now_ns;
+	request->kind = REQUEST_MAP;
+	request->command = command;
+	request->command_bytes = sizeof(command) - 1;
+}
+
 void lane_add(struct redis_store *redis, struct lane *lane, struct store_op *op, bool again,
 	      uint64_t now_ns)
 {
@@ -106,6 +118,11 @@ void lane_add(struct redis_store *redis, struct lane *lane, struct store_op *op,
 	request->op = op;
 	request->kind = op->kind;
 	request->again = again;
+	if (op->mark & OP_ASKING) {
+		resp_write_array(&writer, 1);
+		resp_write_text(&writer, "ASKING");
+		request->replies++;
+	}
 	resp_write_array(&writer, put ? (redis->trailer_bytes > 2 ? 5 : 3) : 2);
 	resp_write_text(&writer, names[op->kind]);
 	write_key(&writer, redis, &op->key);
@@ -134,7 +151,7 @@ static uint64_t next_random(struct redis_store *redis)
 	return z ^ (z >> 31);
 }
 
-static enum lane_role role_of(const struct store_op *op)
+enum lane_role redis_role(const struct store_op *op)
 {
 	if (op->kind == STORE_OP_GET)
 		return LANE_READ;
@@ -157,9 +174,9 @@ static void plan_retry(struct redis_store *redis, struct lane *lane, uint64_t no
 {
 	bool was_up = lane->state == LANE_UP;
 
-	lane->refused = false;
 	lane->retry_ns = now_ns;
 	if (was_up) {
+		lane->refused = false;
 		redis->lost_ns = now_ns;
 	} else {
 		lane->address = (uint8_t)((lane->address + 1u) % redis->addresses_count);
@@ -192,6 +209,8 @@ void lane_drop(struct redis_store *redis, struct lane *lane, int err, const char
 		struct lane_request *request = lane_request_at(lane, i);
 		struct store_op *op = request->op;
 
+		if (request->kind == REQUEST_MAP)
+			redis->hooks->map_item(redis, NULL);
 		if (!op)
 			continue;
 		if (err == -EPROTO && i == 0)
@@ -199,9 +218,9 @@ void lane_drop(struct redis_store *redis, struct lane *lane, int err, const char
 		else if (err && request->again)
 			redis_finish(redis, op, -ENOTCONN);
 		else if (err || request->again)
-			op_queue_push(&redis->again[role_of(op)], op);
+			op_queue_push(&redis->again[redis_role(op)], op);
 		else
-			op_queue_push(&redis->waiting[role_of(op)], op);
+			op_queue_push(&redis->waiting[redis_role(op)], op);
 	}
 	lane->count = 0;
 	lane->sent_count = 0;
@@ -256,7 +275,8 @@ static void lane_connect(struct redis_store *redis, struct lane *lane, uint64_t 
 	}
 	resp_init(&lane->reader, redis->value_bytes_max);
 	lane->head_at = lane->head_bytes = 0;
-	lane->in_value = false;
+	lane->in_value = lane->in_map = false;
+	lane->watched = 0;
 	lane->progress_ns = now_ns;
 	lane->state = LANE_CONNECTING;
 	if (!connect(lane->fd, (const struct sockaddr *)&to->address, to->bytes))

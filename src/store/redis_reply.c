@@ -49,7 +49,15 @@ static int take_error(struct redis_store *redis, struct lane *lane, const char *
 		      uint64_t now_ns)
 {
 	int err = redis_error(text);
+	struct store_op *op;
 
+	if (lane->state == LANE_UP && redis->hooks) {
+		op = lane_request_at(lane, 0)->op;
+		if (op && redis->hooks->refused(redis, op, text)) {
+			lane_pop(lane);
+			return 0;
+		}
+	}
 	if (redis_may_log(redis, now_ns))
 		log_warn("redis refused server=%s answer=\"%s\"", redis->name, text);
 	if (lane->state == LANE_HELLO) {
@@ -70,6 +78,7 @@ static int take_hello(struct redis_store *redis, struct lane *lane, const struct
 	redis->stats.reconnects += lane->was_up;
 	lane->was_up = true;
 	lane->tried = 0;
+	lane->refused = false;
 	lane->state = LANE_UP;
 	lane->up_ns = now_ns;
 	lane_pop(lane);
@@ -124,6 +133,10 @@ int lane_take_value(struct redis_store *redis, struct lane *lane, const uint8_t 
 	struct store_op *op;
 	uint64_t known;
 
+	if (lane->in_map)
+		redis->hooks->map_item(redis, &(struct resp_item){.type = RESP_PAYLOAD,
+								  .text = (const char *)data,
+								  .text_bytes = (uint32_t)bytes});
 	if (!lane->in_value)
 		return 0; /* of a push, or of the log-in's answer */
 	request = lane_request_at(lane, 0);
@@ -163,6 +176,17 @@ static int take_get(struct redis_store *redis, struct lane *lane, const struct r
 	}
 }
 
+/* ---- a cluster's map ------------------------------------------------------------------------ */
+
+static int take_map(struct redis_store *redis, struct lane *lane, const struct resp_item *item)
+{
+	lane->in_map = item->type == RESP_BULK || item->type == RESP_PAYLOAD;
+	redis->hooks->map_item(redis, item);
+	if (item->ends_reply)
+		lane_pop(lane);
+	return 0;
+}
+
 /* ---- the rest ------------------------------------------------------------------------------- */
 
 static int take_put(struct redis_store *redis, struct lane *lane, const struct resp_item *item)
@@ -193,13 +217,22 @@ static int take_number(struct redis_store *redis, struct lane *lane, const struc
 int lane_take_item(struct redis_store *redis, struct lane *lane, const struct resp_item *item,
 		   uint64_t now_ns)
 {
+	struct lane_request *request;
+
 	if (item->aside)
 		return 0;
 	if (!lane->sent_count) /* an answer to nothing that was asked */
 		return -EPROTO;
+	request = lane_request_at(lane, 0);
+	if (request->kind == REQUEST_MAP)
+		return take_map(redis, lane, item);
+	if (request->kind != REQUEST_HELLO && request->replies > 1) { /* the answer to ASKING */
+		request->replies -= item->ends_reply;
+		return 0;
+	}
 	if (item->type == RESP_ERROR && item->depth == 0)
 		return take_error(redis, lane, item->text, now_ns);
-	switch (lane_request_at(lane, 0)->kind) {
+	switch (request->kind) {
 	case REQUEST_HELLO:
 		return take_hello(redis, lane, item, now_ns);
 	case STORE_OP_GET:

@@ -47,7 +47,9 @@ struct store_op {
 	int status;           /* out, when handed back: 0, -ENOENT, -EMSGSIZE, -EINVAL, -ETIMEDOUT,
 			       * -ENOTCONN store or folder gone, -ENOSPC, -EACCES, -EROFS, -EPROTO, -EIO */
 
-	struct store_op *next; /* the store's while it holds the operation */
+	/* The store's while it holds the operation. */
+	struct store_op *next;
+	uint32_t mark;
 };
 
 enum store_caps {
