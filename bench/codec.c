@@ -321,8 +321,11 @@ int main(int argc, char **argv)
 {
 	static struct bench bench;
 	uint64_t bytes = codec_scratch_bytes(SSV_CHANNELS_MAX);
+	char error[128];
 	int first = 1;
 
+	if (kernels_check(error, sizeof(error)))
+		die("environment", error);
 	if (argc < 2)
 		die("usage", "bench_codec FILE [RUNS [TIER [CODEC [OUT]]]]");
 	bench.runs = argc > 2 ? (uint32_t)strtoul(argv[2], NULL, 10) : 5;

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "cli.h"
+#include "codec/kernels.h"
 
 #define COMMANDS_MAX 32u
 
@@ -52,7 +53,8 @@ static void print_overview(FILE *out)
 	    "  4  anything else that went wrong\n"
 	    "\nenvironment:\n"
 	    "  SHADOWSERVE_SOCKET  the daemon's socket, for --socket\n"
-	    "  SHADOWSERVE_STORE   a store's URI, for --store\n",
+	    "  SHADOWSERVE_STORE   a store's URI, for --store\n"
+	    "  SHADOWSERVE_SIMD    avx512, avx2, neon or scalar: what the codec uses\n",
 	    out);
 }
 
@@ -110,6 +112,8 @@ static int run_command(const struct command *command, int argc, char **argv)
 	char error[256];
 	int operands;
 
+	if (kernels_check(error, sizeof(error)))
+		return cli_fail(EXIT_USAGE, "%s", error);
 	operands = args_parse(command->args, common_args, argc, argv, error, sizeof(error));
 	if (operands < 0)
 		return cli_fail(EXIT_USAGE, "%s: %s", command->name, error);

@@ -15,6 +15,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "codec/kernels.h"
 #include "config.h"
 #include "detach.h"
 #include "listener.h"
@@ -145,10 +146,12 @@ static void greeting(const struct config *config, const struct plane *plane, int
 
 	store_uri_redact(config->store, store, sizeof(store));
 	snprintf(line, sizeof(line),
-		 "version=%s pid=%d socket=%s arena=%lluMiB allocated=%lluMiB workers=%u store=%s",
+		 "version=%s pid=%d socket=%s arena=%lluMiB allocated=%lluMiB workers=%u simd=%s "
+		 "store=%s",
 		 ssv_version(), (int)getpid(), config->socket,
 		 (unsigned long long)(config->arena / MIB),
-		 (unsigned long long)(plane_bytes(plane) / MIB), config->workers, store);
+		 (unsigned long long)(plane_bytes(plane) / MIB), config->workers,
+		 kernels_get()->name, store);
 	log_info("serving %s", line);
 	if (detached)
 		return;
@@ -291,6 +294,8 @@ int main(int argc, char **argv)
 		return config_print(&config, stdout) ? EXIT_CANNOT_RUN : 0;
 	if (!err)
 		err = socket_make_absolute(&config, error);
+	if (!err)
+		err = kernels_check(error, sizeof(error));
 	if (err) {
 		fprintf(stderr, "shadowserved: %s\n", error);
 		return EXIT_MISTAKE;

@@ -5,6 +5,8 @@
  * kernels_scalar is the reference: another table must produce the same bytes from the same input,
  * and on damaged input the same verdict. Kernels trust their jobs (lengths, raw bits, frequencies
  * were checked before), except r16_decode, which judges its streams itself.
+ *
+ * Threads: kernels_use() before others run; everything else at any time.
  */
 #ifndef SSV_CODEC_KERNELS_H
 #define SSV_CODEC_KERNELS_H
@@ -133,7 +135,19 @@ struct kernels {
 
 extern const struct kernels kernels_scalar;
 
-/* The table to use on this machine. */
+/* The table in use: the fastest that runs here, or the one that $SHADOWSERVE_SIMD names. */
 const struct kernels *kernels_get(void);
+
+/* The i-th table that runs on this machine, fastest first and kernels_scalar last; then NULL. */
+const struct kernels *kernels_at(uint32_t index);
+const struct kernels *kernels_find(const char *name); /* NULL: not here */
+void kernels_list(char *text, size_t text_bytes);     /* their names, with commas */
+
+/* Use this table from now on (NULL: the first choice again). For tests and benchmarks. */
+void kernels_use(const struct kernels *kernels);
+
+/* Is $SHADOWSERVE_SIMD, if set, a table that runs here? -EINVAL with a line for the user.
+ * kernels_get() passes over one that does not. */
+SSV_MUST_CHECK int kernels_check(char *error, size_t error_bytes);
 
 #endif

@@ -6,6 +6,7 @@
 #include <cjson/cJSON.h>
 #include <errno.h>
 
+#include "codec/kernels.h"
 #include "plane/internal.h"
 
 static const char *const worker_counter_names[] = {
@@ -205,6 +206,7 @@ int plane_stat(struct plane *plane, uint64_t now_ns, void *object)
 	cJSON_AddBoolToObject(json, "draining", plane->draining);
 	cJSON_AddStringToObject(json, "tier", tier_name(plane->config.tier));
 	cJSON_AddStringToObject(json, "codec", codec_name(plane->config.codec));
+	cJSON_AddStringToObject(json, "simd", kernels_get()->name);
 	add_counters(plane, json);
 	add_stages(plane, json);
 	add_store(plane, json);

@@ -309,6 +309,18 @@ def test_every_damaged_chunk_of_a_file_store_is_a_miss(tmp_path: Path) -> None:
     assert sum(answer.json["refused"].values()) == 200
 
 
+def test_an_unknown_simd_level_ends_every_command(cli: Cli) -> None:
+    answer = cli("doctor", env={**os.environ, "SHADOWSERVE_SIMD": "sse9"})
+    assert answer.code == 2
+    assert 'SHADOWSERVE_SIMD: "sse9" is no SIMD level' in answer.err and "scalar" in answer.err
+
+
+def test_doctor_shows_the_simd_level(cli: Cli) -> None:
+    answer = cli("doctor", "--json", env={**os.environ, "SHADOWSERVE_SIMD": "scalar"})
+    checks = {check["check"]: check for check in answer.json["checks"]}
+    assert checks["simd"]["found"].startswith("codec uses scalar")
+
+
 # ---- doctor and the daemon -------------------------------------------------------------------
 
 

@@ -169,3 +169,9 @@ def test_what_cannot_run_says_why(tmp_path: Path) -> None:
         assert done.stdout == ""
         for word in words:
             assert word in done.stderr
+
+
+def test_an_unknown_simd_level_is_a_mistake() -> None:
+    done = run("--store", "memory:", SHADOWSERVE_SIMD="sse9")
+    assert done.returncode == 2
+    assert 'SHADOWSERVE_SIMD: "sse9" is no SIMD level' in done.stderr
