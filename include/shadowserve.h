@@ -261,8 +261,9 @@ enum ssv_op {
  *        inside the last key's chunk. No other block is written. Completion: tokens in place,
  *        a whole number of blocks counted from first_token; status says why it stopped short.
  *        The completion promises that nothing will touch these blocks again.
- * STORE  keys, region, blocks, position, tier, codec. Blocks hold whole chunks. Completes when the
- *        source blocks are captured: no longer read. tokens: how many were captured; status
+ * STORE  keys, region, blocks, position, tier, codec. Blocks hold whole chunks, the last one may be
+ *        short (a whole number of blocks; its key is that of ssv_key_chain() with chunk_tokens so
+ *        short). Completes when the source blocks are captured: no longer read. tokens: how many were captured; status
  *        -EAGAIN when dropped for overload. Whether the store took them shows in ssv_stat().
  * CANCEL target: the user_data of a FETCH, STORE or LOOKUP in flight. The target completes (with
  *        -ECANCELED, unless it was done before) once it is quiescent, then this one completes.

@@ -113,6 +113,7 @@ struct container_expect {
 	struct ssv_key key;
 	uint64_t value_bytes;            /* length that the store reported */
 	const struct chunk_shape *shape; /* NULL: any */
+	uint32_t tokens_min;             /* 0: as many tokens as shape has; else at least these */
 	const uint8_t *model;            /* 8 bytes; NULL: any */
 	int64_t first_token;             /* -1: any */
 	uint8_t min_tier;                /* coarsest accepted; 0: any */

@@ -30,6 +30,12 @@ static int blocks_check(const struct ssv *ssv, const struct ssv_request *request
 	return 0;
 }
 
+static int ends_in_last_chunk(const struct ssv_request *request, uint32_t end)
+{
+	return end <= request->keys_count * SSV_CHUNK_TOKENS &&
+	       end > (request->keys_count - 1) * SSV_CHUNK_TOKENS;
+}
+
 static int fetch_check(const struct ssv *ssv, const struct ssv_request *request)
 {
 	uint32_t end;
@@ -42,11 +48,7 @@ static int fetch_check(const struct ssv *ssv, const struct ssv_request *request)
 	err = blocks_check(ssv, request, &end);
 	if (err)
 		return err;
-	/* The blocks end inside the last key's chunk. */
-	if (end > request->keys_count * SSV_CHUNK_TOKENS ||
-	    end <= (request->keys_count - 1) * SSV_CHUNK_TOKENS)
-		return -EINVAL;
-	return 0;
+	return ends_in_last_chunk(request, end) ? 0 : -EINVAL;
 }
 
 static int store_check(const struct ssv *ssv, const struct ssv_request *request)
@@ -61,7 +63,7 @@ static int store_check(const struct ssv *ssv, const struct ssv_request *request)
 	err = blocks_check(ssv, request, &end);
 	if (err)
 		return err;
-	return end == request->keys_count * SSV_CHUNK_TOKENS ? 0 : -EINVAL;
+	return ends_in_last_chunk(request, end) ? 0 : -EINVAL;
 }
 
 static int lookup_check(const struct ssv_request *request)

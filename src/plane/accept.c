@@ -36,7 +36,7 @@ static int refuse_blocks(const struct ssv_request *request, const struct layout 
 				    "first_token %u is not a multiple of %u below %u",
 				    request->first_token, layout->block_tokens, SSV_CHUNK_TOKENS);
 	if (end > chunks || end + SSV_CHUNK_TOKENS <= chunks || tokens == 0 ||
-	    (request->op == SSV_OP_STORE && (request->first_token || end != chunks)))
+	    (request->op == SSV_OP_STORE && request->first_token))
 		return plane_refuse(error, -EINVAL,
 				    "%u blocks of %u tokens from token %u do not fit %u chunks",
 				    request->blocks_count, layout->block_tokens,

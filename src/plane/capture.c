@@ -65,6 +65,8 @@ void capture_begin(struct worker *worker, uint32_t task_index, uint64_t now_ns)
 	capture->kv_offset = 0;
 	capture->number = worker->captures_number++;
 	capture->shape = task->region->layout->shape;
+	/* The last chunk of a sequence may be a short one. */
+	capture->shape.tokens = (uint16_t)(task->blocks_count * task->region->layout->block_tokens);
 	capture->identity.key = *task->keys;
 	capture->identity.first_token = task->position;
 	memcpy(capture->identity.model, task->region->layout->model,
@@ -209,7 +211,7 @@ void capture_delivered(struct worker *worker, struct capture *capture,
 		capture_end(worker, capture, capture->cancelled ? -ECANCELED : -EIO);
 		return;
 	}
-	deliver_gather(job, SSV_CHUNK_TOKENS, kv + capture->kv_offset);
+	deliver_gather(job, capture->shape.tokens, kv + capture->kv_offset);
 	slots_release(&worker->stage, &capture->stage);
 	capture->kv_offset += tensor_bytes(capture);
 	capture->tensor++;

@@ -309,11 +309,13 @@ static int lane_open(struct worker *worker, struct lane *lane)
 {
 	struct task *task = lane_task(worker, lane);
 	const uint64_t received = lane_received(lane);
+	const struct layout *layout = task->region->layout;
 	const struct container_expect expect = {
 	    .key = *task->keys,
 	    .value_bytes = lane->op.op.value_bytes,
-	    .shape = &task->region->layout->shape,
-	    .model = task->region->layout->model,
+	    .shape = &layout->shape,
+	    .tokens_min = task->first_token + task->blocks_count * layout->block_tokens,
+	    .model = layout->model,
 	    .first_token = task->position,
 	    .min_tier = task->min_tier,
 	};

@@ -371,9 +371,9 @@ static void bad_requests_are_refused_with_the_number(void **state)
 	      .keys = &key,
 	      .keys_count = 1,
 	      .blocks = blocks,
-	      .blocks_count = 7},
+	      .blocks_count = 9},
 	     -EINVAL,
-	     "7 blocks"},
+	     "9 blocks"},
 	};
 
 	for (size_t i = 0; i < ARRAY_COUNT(cases); i++) {

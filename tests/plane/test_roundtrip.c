@@ -3,6 +3,7 @@
  * test_roundtrip.c - a chunk stored from one layout comes back in every other: bit-exact when
  * lossless, the same values in every layout and near the source otherwise; through both ways.
  */
+#include <errno.h>
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -306,6 +307,59 @@ static void tensor_split_over_entries_comes_back_whole(void **state)
 	rig_destroy(&rig);
 }
 
+/* The end of a sequence: fewer blocks than a chunk has, under a key of its own. */
+static void short_chunk_is_stored_and_fetched(void **state)
+{
+	static const struct test_shape shape = {SSV_DTYPE_BF16, 2, 3, 48, 32, 16};
+	static const uint8_t tiers[] = {SSV_TIER_LOSSLESS, SSV_TIER_STANDARD};
+	struct plane_config config = rig_config("memory:roundtrip-5");
+	struct test_region regions[2];
+	struct rig rig;
+
+	(void)state;
+	rig_create(&rig, &config);
+	region_create(&rig, &regions[0], PACKING_VEC, &shape, 0);
+	region_create_address(&rig, &regions[1], PACKING_CONTENT, &shape, 0);
+	for (uint32_t i = 0; i < 2 * ARRAY_COUNT(tiers); i++) {
+		const struct test_region *region = &regions[i % 2];
+		const struct ssv_key key = chunk_key(400 + i);
+		const struct ssv_request request = {
+		    .op = SSV_OP_STORE,
+		    .tier = tiers[i / 2],
+		    .codec = SSV_CODEC_R16,
+		    .region = region->region,
+		    .keys = &key,
+		    .keys_count = 1,
+		    .blocks = blocks,
+		    .blocks_count = 3,
+		};
+		const struct ssv_completion *done;
+
+		region_fill(region, 400 + i, 0, blocks, 3);
+		done = rig_request(&rig, region->session, &request);
+		assert_int_equal(done->tokens, 96);
+		assert_int_equal(done->kv_bytes, 2 * 2 * 96 * 3 * 48 * 2);
+		rig_flush(&rig, region->session);
+		region_paint(region);
+		assert_int_equal(rig_fetch(&rig, region, &key, 1, blocks, 3, 0, 0)->tokens, 96);
+		assert_int_equal(region_painted_over(region, blocks, 3), 0);
+		if (tiers[i / 2] == SSV_TIER_LOSSLESS)
+			assert_int_equal(region_wrong(region, 400 + i, 0, blocks, 3), 0);
+		/* A part of it, and more than there is of it. */
+		region_paint(region);
+		assert_int_equal(rig_fetch(&rig, region, &key, 1, blocks, 1, 32, 0)->tokens, 32);
+		assert_int_equal(region_painted_over(region, blocks, 1), 0);
+		region_paint(region);
+		done = rig_fetch(&rig, region, &key, 1, blocks, 4, 0, 0);
+		assert_int_equal(done->tokens, 0);
+		assert_int_equal(done->status, -EBADMSG);
+		assert_int_equal(region_painted_over(region, blocks, 0), 0);
+	}
+	region_destroy(&regions[0]);
+	region_destroy(&regions[1]);
+	rig_destroy(&rig);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -313,6 +367,7 @@ int main(void)
 	    cmocka_unit_test(every_dtype_and_back_end_is_bit_exact_when_lossless),
 	    cmocka_unit_test(lossy_tiers_give_the_same_values_in_every_layout),
 	    cmocka_unit_test(tensor_split_over_entries_comes_back_whole),
+	    cmocka_unit_test(short_chunk_is_stored_and_fetched),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
