@@ -13,7 +13,7 @@ void slots_init(struct slots *slots, uint8_t *memory, struct slot_state *states,
 	slots->states = states;
 	slots->slot_bytes = slot_bytes;
 	slots->slots_count = count;
-	slots->free_count = count;
+	slots->free_count = slots->free_low = count;
 	slots->runs_count = 0;
 	for (uint32_t i = 0; i < count; i++) {
 		states[i].generation = 0;
@@ -68,6 +68,8 @@ int slots_acquire(struct slots *slots, uint64_t bytes, struct slot_run *ret_run)
 	slots->states[first].run = need;
 	slots->states[first].generation++;
 	slots->free_count -= need;
+	if (slots->free_count < slots->free_low)
+		slots->free_low = slots->free_count;
 	slots->runs_count++;
 	ret_run->first = first;
 	ret_run->slots_count = need;

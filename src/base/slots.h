@@ -24,6 +24,7 @@ struct slots {
 	struct slot_state *states;
 	uint64_t slot_bytes;
 	uint32_t slots_count, free_count;
+	uint32_t free_low;   /* the fewest that were free */
 	uint32_t runs_count; /* runs held now */
 };
 

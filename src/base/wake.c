@@ -6,6 +6,8 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "base/tally.h"
+
 /* Pairs with itself on the other side: acquire sees what was pushed before the other's exchange,
  * release shows what this side pushed. */
 static uint32_t wake_exchange(struct wake *wake, uint32_t state)
@@ -39,6 +41,7 @@ void wake_signal(struct wake *wake)
 	if (wake_exchange(wake, WAKE_SIGNALLED) != WAKE_ASLEEP)
 		return;
 	/* Fails only when the count is at its limit; the descriptor is readable then too. */
+	tally_add(TALLY_CALL_EVENT, 1);
 	n = write(wake->fd, &one, sizeof(one));
 	(void)n;
 }
@@ -52,7 +55,10 @@ void wake_begin(struct wake *wake)
 	if (wake->asleep && before == WAKE_SIGNALLED)
 		wake->owed++;
 	wake->asleep = 0;
-	if (wake->owed && read(wake->fd, &count, sizeof(count)) == sizeof(count))
+	if (!wake->owed)
+		return;
+	tally_add(TALLY_CALL_EVENT, 1);
+	if (read(wake->fd, &count, sizeof(count)) == sizeof(count))
 		wake->owed -= u64_min(count, wake->owed);
 }
 

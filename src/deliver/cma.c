@@ -16,6 +16,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "base/tally.h"
 #include "deliver/deliver.h"
 
 #define CMA_BATCH 512 /* runs a system call; the kernel takes IOV_MAX */
@@ -151,9 +152,11 @@ static int cma_flush(const struct deliver_job *job, struct cma_batch *batch)
 		return 0;
 	if (owner_is_gone(job->region))
 		return -ESRCH;
+	tally_add(TALLY_CALL_MOVE, 2); /* with the look at the owner */
 	moved = cma_move(job->region, job->direction, batch->local, batch->remote, batch->count);
 	if (moved < 0)
 		return -errno;
+	tally_add(TALLY_BYTES_MOVED, (uint64_t)moved);
 	/* Short: the rest of the range is not mapped any more. */
 	if ((uint64_t)moved != batch->bytes)
 		return -EFAULT;

@@ -5,6 +5,8 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/tally.h"
+
 extern const struct deliver_ops deliver_memory, deliver_cma;
 
 static const struct deliver_ops *const ways[] = {&deliver_memory, &deliver_cma, NULL};
@@ -96,6 +98,8 @@ void deliver_gather(const struct deliver_job *job, uint32_t tokens_count, uint8_
 	const uint32_t element = layout->element_bytes;
 	const uint32_t run = job->map->run_channels;
 	const uint32_t *channel = job->map->channel;
+
+	tally_add(TALLY_BYTES_GATHERED, (uint64_t)tokens_count * channels * element);
 
 	for (uint32_t t = 0; t < tokens_count; t++) {
 		const uint8_t *token = job->token[t];

@@ -27,6 +27,11 @@ static void count(struct worker *worker, enum worker_counter counter)
 /* The slot is control's again. */
 static void capture_free(struct worker *worker, struct capture *capture)
 {
+	const struct path_subject subject =
+	    task_subject(capture_task(worker, capture), capture->index);
+
+	path_event(&worker->path.trace, TRACE_STORE, capture->begun_ns, worker_now(worker),
+		   &subject);
 	slots_release(&worker->stage, &capture->stage);
 	slots_release(&worker->capture, &capture->kv);
 	slots_release(&worker->put, &capture->wire);
@@ -64,6 +69,7 @@ void capture_begin(struct worker *worker, uint32_t task_index, uint64_t now_ns)
 	capture->tensor = 0;
 	capture->kv_offset = 0;
 	capture->number = worker->captures_number++;
+	capture->begun_ns = now_ns;
 	capture->shape = task->region->layout->shape;
 	/* The last chunk of a sequence may be a short one. */
 	capture->shape.tokens = (uint16_t)(task->blocks_count * task->region->layout->block_tokens);
@@ -239,6 +245,7 @@ static int copy_unit(struct worker *worker)
 	if (capture->jobs_out)
 		return 0;
 	worker->work_stage = STAGE_CAPTURE;
+	worker->work = task_subject(capture_task(worker, capture), capture->index);
 	while (capture->state == CAPTURE_COPY && !capture->jobs_out && bytes < CAPTURE_SLICE) {
 		uint64_t tensor = tensor_bytes(capture);
 
@@ -323,8 +330,10 @@ static int encode_unit(struct worker *worker, uint64_t now_ns)
 
 	if (worker->encoding == NO_INDEX)
 		return encode_begin(worker);
-	worker->work_stage = STAGE_ENCODE;
 	capture = &worker->captures[worker->encoding];
+	worker->work_stage = STAGE_ENCODE;
+	worker->work = task_subject(capture_task(worker, capture), capture->index);
+	worker->work.detail = (uint16_t)capture->tensor;
 	kv = slots_data(&worker->capture, &capture->kv);
 	err = encoder_tensor(&worker->encoder, kv + capture->kv_offset);
 	if (err) {

@@ -46,6 +46,17 @@ static struct session *dispatch_session(struct plane *plane, uint32_t kind)
 	}
 }
 
+/* How long the piece waited for a worker. */
+static void dispatch_price(struct plane *plane, const struct job *job, const struct task *task,
+			   uint32_t worker)
+{
+	const struct path_subject subject = task_subject(task, worker);
+
+	if (job->op == SSV_OP_FETCH)
+		times_add(&plane->stages[CONTROL_STAGE_WAIT_WORKER], plane->now_ns - job->begun_ns);
+	path_event(&plane->trace, TRACE_HAND, plane->now_ns, plane->now_ns, &subject);
+}
+
 static void dispatch_piece(struct plane *plane, struct job *job, uint32_t kind, uint32_t worker)
 {
 	struct worker_desk *desk = &plane->desks[worker];
@@ -63,6 +74,7 @@ static void dispatch_piece(struct plane *plane, struct job *job, uint32_t kind, 
 	desk->busy[kind]++;
 	job_fill_task(plane, job, job->next_piece, task);
 	desk->slots[index].key = *task->keys;
+	dispatch_price(plane, job, task, worker);
 	job->next_piece++;
 	job->out++;
 	task->generation++;

@@ -34,6 +34,8 @@ static uint32_t *queue_at(struct worker *worker, uint32_t i)
 void fetch_begin(struct worker *worker, uint32_t task)
 {
 	count(worker, COUNTER_FETCHES);
+	worker->tasks[task].queued_ns = worker->step_ns;
+	worker->tasks[task].slots_ns = 0;
 	*queue_at(worker, worker->queue_count++) = task;
 }
 
@@ -55,6 +57,7 @@ static void lane_quiesce(struct worker *worker, struct lane *lane, uint64_t now_
 	key = *lane_task(worker, lane)->keys;
 	slots_release(&worker->stage, &lane->stage);
 	slots_release(&worker->wire, &lane->wire);
+	lane_price(worker, lane);
 	report(worker, lane->task, lane->status);
 	lane->state = LANE_IDLE;
 	worker->lanes_busy--;
@@ -191,8 +194,11 @@ static int lane_begin(struct worker *worker, struct lane *lane, uint64_t now_ns)
 	const uint64_t bytes = get_capacity(worker, &worker->tasks[task]) + CONTAINER_SLACK_BYTES;
 	int err = slots_acquire(&worker->wire, bytes, &lane->wire);
 
-	if (err == -EAGAIN)
+	if (err == -EAGAIN) {
+		if (!worker->tasks[task].slots_ns)
+			worker->tasks[task].slots_ns = now_ns;
 		return 0;
+	}
 	ssv_assert(err == 0); /* registration made sure that the pool is large enough */
 	worker->queue_head = (worker->queue_head + 1) % worker->plane->tasks_count;
 	worker->queue_count--;
@@ -205,6 +211,7 @@ static int lane_begin(struct worker *worker, struct lane *lane, uint64_t now_ns)
 	lane->entry = 0;
 	lane->op.holder = HOLDER_LANE;
 	lane->op.index = lane->index;
+	lane_price_waits(worker, lane, now_ns);
 	lane_get(worker, lane, now_ns);
 	return 1;
 }
@@ -300,11 +307,6 @@ void fetch_op_done(struct worker *worker, struct lane *lane, uint64_t now_ns)
 
 /* ---- segments ------------------------------------------------------------------------------- */
 
-static uint64_t lane_received(const struct lane *lane)
-{
-	return lane->op.state == OP_IDLE ? lane->op.op.value_bytes : lane->op.op.received;
-}
-
 static int lane_open(struct worker *worker, struct lane *lane)
 {
 	struct task *task = lane_task(worker, lane);
@@ -329,6 +331,7 @@ static int lane_open(struct worker *worker, struct lane *lane)
 		return 0;
 	lane->tried_bytes = received;
 	worker->work_stage = STAGE_OPEN;
+	worker->work = task_subject(task, lane->index);
 	err = container_open(&lane->container, lane->op.op.data, received, &expect, &fault);
 	if (err == 0) {
 		lane->opened = 1;
@@ -420,7 +423,7 @@ static int lane_decode(struct worker *worker, struct lane *lane,
 		    .token_stride = map->token_stride,
 		};
 	}
-	worker->work_stage = STAGE_DECODE;
+	lane_decode_begins(worker, lane, entry);
 	if (segment_decode(&lane->container, lane->entry, targets, worker->decode_scratch,
 			   &fault)) {
 		lane_fault(worker, lane, fault);
@@ -429,6 +432,7 @@ static int lane_decode(struct worker *worker, struct lane *lane,
 	lane->entry++;
 	if (!entry_ends_tensor(layout, entry))
 		return 1;
+	lane_count_decoded(worker, lane);
 	if (lane->stage.slots_count)
 		lane->jobs_ready = 1; /* moved in a unit of its own */
 	else
@@ -460,6 +464,7 @@ static int lane_unit(struct worker *worker, struct lane *lane)
 		return lane_open(worker, lane);
 	if (lane->jobs_ready) {
 		worker->work_stage = STAGE_DELIVER;
+		worker->work = task_subject(lane_task(worker, lane), lane->index);
 		lane_submit_jobs(worker, lane);
 		return 1;
 	}

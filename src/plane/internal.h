@@ -18,6 +18,7 @@
 #include "base/slots.h"
 #include "base/wake.h"
 #include "codec/codec.h"
+#include "plane/path.h"
 #include "plane/plane.h"
 
 #define WIRE_SLOT_BYTES    MIB
@@ -62,6 +63,10 @@ struct task {
 	uint32_t first_token; /* of blocks[0], counted from the chunk's start */
 	uint32_t position;    /* of the chunk in its sequence */
 	uint64_t deadline_ns;
+	uint32_t request; /* whose it is, for the trace: order of acceptance */
+	uint16_t piece;   /* of the request */
+	/* The worker's own. */
+	uint64_t queued_ns, slots_ns; /* FETCH: came; began to wait for slots, or 0 */
 	/* Written by the worker before it reports. */
 	int status;
 	uint8_t kept_fault; /* FETCH: enum container_fault of a chunk that stays stored; 0: none */
@@ -126,6 +131,12 @@ static inline uint32_t message_generation(uint64_t message)
 	X(PUT_WIRE_BYTES, "put_wire_bytes")         \
 	X(PUT_KV_BYTES, "put_kv_bytes")             \
 	X(STEPS, "steps")                           \
+	X(IDLE_STEPS, "idle_steps")                 \
+	X(ALLOCATIONS, "allocations")               \
+	X(WIRE_SLOTS_HIGH, "wire_slots_high")       \
+	X(CAPTURE_SLOTS_HIGH, "capture_slots_high") \
+	X(PUT_SLOTS_HIGH, "put_slots_high")         \
+	X(STAGE_SLOTS_HIGH, "stage_slots_high")     \
 	X(WIRE_SLOTS_FREE, "wire_slots_free")       \
 	X(CAPTURE_SLOTS_FREE, "capture_slots_free") \
 	X(PUT_SLOTS_FREE, "put_slots_free")         \
@@ -138,25 +149,6 @@ enum worker_counter {
 	WORKER_COUNTERS(WORKER_COUNTER_ENUM)
 #undef WORKER_COUNTER_ENUM
 	    COUNTERS_COUNT
-};
-
-/* Stages whose times are kept: the first ones are waits on the store, the others work. */
-#define STAGES(X)             \
-	X(GET, "get")         \
-	X(EXISTS, "exists")   \
-	X(PUT, "put")         \
-	X(OPEN, "open")       \
-	X(DECODE, "decode")   \
-	X(DELIVER, "deliver") \
-	X(CAPTURE, "capture") \
-	X(ENCODE, "encode")
-
-enum stage {
-#define STAGE_ENUM(symbol, name) STAGE_##symbol,
-	STAGES(STAGE_ENUM)
-#undef STAGE_ENUM
-	    STAGES_COUNT,
-	STAGE_NONE = STAGES_COUNT
 };
 
 /* The fields of struct store_stats that are shown. */
@@ -181,10 +173,6 @@ enum store_counter {
 	STORE_COUNTERS(STORE_COUNTER_ENUM)
 #undef STORE_COUNTER_ENUM
 	    STORE_COUNTERS_COUNT
-};
-
-struct stage_time {
-	struct counter count, sum_ns;
 };
 
 /* ---- the worker ----------------------------------------------------------------------------- */
@@ -229,12 +217,19 @@ struct lane {
 	uint32_t entry, tensor; /* next entry; tensor of jobs[0] */
 	int status;
 	uint64_t tried_bytes; /* received when container_open() was tried last */
+	uint64_t begun_ns;
+	struct arrivals arrivals;
 	struct slot_run wire, stage;
 	struct worker_op op;
 	struct container container;
 	struct deliver_job jobs[ENTRY_TENSORS_MAX];
 	uint8_t **tokens; /* [ENTRY_TENSORS_MAX][SSV_CHUNK_TOKENS] */
 };
+
+static inline uint64_t lane_received(const struct lane *lane)
+{
+	return lane->op.state == OP_IDLE ? lane->op.op.value_bytes : lane->op.op.received;
+}
 
 enum capture_state {
 	CAPTURE_IDLE = 0,
@@ -255,6 +250,7 @@ struct capture {
 	uint32_t tensor;    /* next to copy or encode */
 	uint64_t kv_offset; /* of that tensor in the capture slots */
 	uint64_t number;    /* order of arrival */
+	uint64_t begun_ns;
 	struct slot_run kv, wire, stage;
 	struct worker_op op;
 	struct chunk_identity identity;
@@ -283,7 +279,7 @@ struct worker {
 	struct task *tasks; /* [tasks_count]: LOOKUP, FETCH, STORE */
 	struct counter counters[COUNTERS_COUNT];
 	struct counter faults[FAULTS_COUNT];
-	struct stage_time stages[STAGES_COUNT];
+	struct path path;
 	struct counter store_counters[STORE_COUNTERS_COUNT];
 
 	/* The worker's thread only. */
@@ -309,8 +305,10 @@ struct worker {
 	uint64_t captures_number;
 	uint64_t step_ns;   /* of the last step */
 	uint8_t decoding;   /* OVERLAP_NONE: what the lanes hold is being decoded */
-	uint8_t work_stage; /* enum stage: what the last step did */
-	uint8_t reported;   /* pushed to the outbox in this step */
+	uint8_t work_stage; /* enum stage: what is being done */
+	uint64_t work_ns;   /* since when */
+	struct path_subject work;
+	uint8_t reported; /* pushed to the outbox in this step */
 };
 
 /* What control knows of a worker. */
@@ -442,6 +440,10 @@ struct plane {
 	uint8_t draining;
 	uint64_t counters[PLANE_COUNTERS_COUNT];
 	uint64_t fetch_times[TIME_BUCKETS];
+	struct tally tally;
+	struct trace trace;
+	struct times stages[CONTROL_STAGES_COUNT];
+	struct path_base *base;                  /* what was counted at the last reset */
 	double rate_bytes, rate_ns, rate_chunks; /* of past fetches, decaying */
 	uint64_t measured_ns;                    /* when the last of them ended */
 };
@@ -463,6 +465,10 @@ void job_piece_done(struct plane *plane, struct job *job, uint32_t piece, const 
 double plane_fetch_rate(const struct plane *plane);
 int jobs_watch_deadlines(struct plane *plane);
 struct job *session_find(struct session *session, uint64_t user_data);
+
+/* stat_path.c: the hot path since the last reset. */
+struct path_base *path_base_create(void);
+void stat_path(struct plane *plane, uint64_t now_ns, void *json);
 
 /* refused.c: chunks that were refused and stay stored. */
 void refused_note(struct plane *plane, const struct ssv_key *key, const struct task *task);
@@ -493,7 +499,8 @@ void worker_destroy(struct worker *worker);
 void worker_report(struct worker *worker, uint32_t task, enum message_kind kind);
 void worker_op_begin(struct worker *worker, struct worker_op *op, uint64_t now_ns);
 void worker_op_cancel(struct worker_op *op);
-void worker_stage_add(struct worker *worker, enum stage stage, uint64_t ns);
+uint64_t worker_now(const struct worker *worker); /* finer than step_ns where there is a clock */
+struct path_subject task_subject(const struct task *task, uint32_t place);
 void worker_submit_job(struct worker *worker, struct deliver_job *job);
 int worker_poll_delivered(struct worker *worker);
 
@@ -505,6 +512,14 @@ void fetch_op_done(struct worker *worker, struct lane *lane, uint64_t now_ns);
 void fetch_delivered(struct worker *worker, struct lane *lane, const struct deliver_job *job);
 int fetch_fill_lanes(struct worker *worker, uint64_t now_ns);
 int fetch_unit(struct worker *worker);
+
+/* lane_path.c: what a chunk's way through its lane costs. */
+void lane_price(struct worker *worker, const struct lane *lane);
+void lane_price_waits(struct worker *worker, struct lane *lane, uint64_t now_ns);
+void lane_decode_begins(struct worker *worker, struct lane *lane,
+			const struct container_entry *entry);
+void lane_count_decoded(const struct worker *worker, struct lane *lane);
+void fetch_watch(struct worker *worker, uint64_t now_ns); /* bytes arrived */
 
 void capture_begin(struct worker *worker, uint32_t task, uint64_t now_ns);
 void capture_cancel(struct worker *worker, uint32_t task);

@@ -84,6 +84,8 @@ void job_fill_task(struct plane *plane, const struct job *job, uint32_t piece, s
 	task->kept_fault = task->kept_tier = task->stored = 0;
 	task->found = 0;
 	task->value_bytes = 0;
+	task->request = (uint32_t)job->sequence;
+	task->piece = (uint16_t)piece;
 	if (job->op == SSV_OP_LOOKUP)
 		fill_lookup(job, piece, task);
 	else
@@ -216,6 +218,7 @@ static void complete_chunks(struct plane *plane, const struct job *job,
 		plane->counters[PLANE_FETCH_TOKENS] += completion->tokens;
 		plane->counters[completion->status ? PLANE_FETCHES_SHORT : PLANE_FETCHES_FULL]++;
 		measure_fetch(plane, completion, job->bound, elapsed_ns);
+		times_add(&plane->stages[CONTROL_STAGE_FETCH], elapsed_ns);
 		return;
 	}
 	completion->wire_bytes = 0;
@@ -257,6 +260,18 @@ static void job_free(struct plane *plane, struct job *job)
 		session_flushes_settle(plane, session);
 }
 
+static void job_trace(struct plane *plane, const struct job *job,
+		      const struct ssv_completion *completion)
+{
+	const struct path_subject subject = {
+	    .request = (uint32_t)job->sequence,
+	    .detail = job->op,
+	    .value = (uint64_t)(uint32_t)completion->status << 32 | completion->tokens,
+	};
+
+	path_event(&plane->trace, TRACE_REQUEST, job->begun_ns, plane->now_ns, &subject);
+}
+
 static void job_complete(struct plane *plane, struct job *job, int status)
 {
 	struct session *session = &plane->sessions[job->session];
@@ -282,6 +297,7 @@ static void job_complete(struct plane *plane, struct job *job, int status)
 	if (region != NO_INDEX)
 		plane->regions[region].jobs_count--;
 	job->region = NO_INDEX;
+	job_trace(plane, job, &event.completion);
 	plane_event_push(plane, &event);
 	job->state = JOB_PUTTING;
 	if (job->putting == 0)

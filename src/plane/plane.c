@@ -30,6 +30,8 @@ void plane_key_text(const struct ssv_key *key, char text[PLANE_KEY_TEXT])
 		snprintf(text + 2 * i, 3, "%02x", key->bytes[i]);
 }
 
+#define CONTROL_TRACE_SLOTS 4096u
+
 /* ---- creation ------------------------------------------------------------------------------- */
 
 struct limit {
@@ -118,8 +120,9 @@ static int tables_create(struct plane *plane, char *error)
 	plane->refused = table(plane, REFUSED_MAX, sizeof(struct refused));
 	plane->events = table(plane, plane->events_max, sizeof(struct plane_event));
 	plane->request_states = table(plane, slots, sizeof(struct slot_state));
+	plane->base = path_base_create();
 	plane->request_memory = table(plane, slots, REQUEST_SLOT_BYTES);
-	if (!plane->desks || !plane->jobs || !plane->sessions || !plane->regions ||
+	if (!plane->desks || !plane->jobs || !plane->sessions || !plane->regions || !plane->base ||
 	    !plane->refused || !plane->events || !plane->request_states || !plane->request_memory)
 		return plane_refuse(error, -ENOMEM, "no memory for tables of %llu bytes",
 				    (unsigned long long)plane->tables_bytes);
@@ -141,6 +144,19 @@ static int tables_create(struct plane *plane, char *error)
 		list_init(&job->ready);
 		list_push_back(&plane->free_jobs, &job->active);
 	}
+	return 0;
+}
+
+static int trace_create(struct plane *plane, char *error)
+{
+	struct trace_slot *slots;
+
+	if (plane->config.trace_off)
+		return 0;
+	slots = table(plane, CONTROL_TRACE_SLOTS, sizeof(*slots));
+	if (!slots)
+		return plane_refuse(error, -ENOMEM, "no memory for the trace");
+	trace_init(&plane->trace, slots, CONTROL_TRACE_SLOTS);
 	return 0;
 }
 
@@ -192,6 +208,8 @@ int plane_create(const struct plane_config *config, struct plane **ret_plane, ch
 	if (!err)
 		err = tables_create(plane, error);
 	if (!err)
+		err = trace_create(plane, error);
+	if (!err)
 		err = workers_create(plane, error);
 	if (err) {
 		plane_destroy(plane);
@@ -218,6 +236,8 @@ void plane_destroy(struct plane *plane)
 	free(plane->request_memory);
 	free(plane->request_states);
 	free(plane->events);
+	free(plane->base);
+	free(plane->trace.slots);
 	free(plane->refused);
 	free(plane->regions);
 	free(plane->sessions);
@@ -238,6 +258,7 @@ int plane_step(struct plane *plane, uint64_t now_ns)
 	int did;
 
 	plane->now_ns = now_ns;
+	tally_use(&plane->tally);
 	wake_begin(&plane->wake);
 	did = dispatch_reports(plane);
 	did |= jobs_watch_deadlines(plane);

@@ -59,6 +59,11 @@ struct plane_config {
 	int (*open_store)(void *context, uint32_t worker, const struct store_config *config,
 			  struct store **ret_store, char *error);
 	void *open_store_context;
+	/* A finer clock for the times of stages; NULL: a unit of work ends with the next step. */
+	uint64_t (*clock_ns)(void);
+	/* Allocations of the calling thread so far; NULL: not counted. */
+	uint64_t (*allocations)(void);
+	uint8_t trace_off; /* keep no trace */
 	/* Attaches a region; NULL: region_attach. The simulation brings its own. */
 	int (*attach_region)(const struct ssv_region *offer, const struct ssv_layout *layout,
 			     pid_t owner, struct region **ret_region, char *error);
@@ -145,6 +150,9 @@ int plane_worker_step(struct plane *plane, uint32_t worker, uint64_t now_ns, uin
 uint32_t plane_worker_pollfds(struct plane *plane, uint32_t worker, void *pollfds, uint32_t max);
 
 /* ---- observation (control thread) ----------------------------------------------------------- */
+
+/* Count anew from now on what stat shows under "path". */
+void plane_stat_reset(struct plane *plane, uint64_t now_ns);
 
 /* Append the plane's state to a JSON object (struct cJSON *). Reads counters of running workers. */
 int plane_stat(struct plane *plane, uint64_t now_ns, void *json);

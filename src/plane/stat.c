@@ -22,7 +22,7 @@ static const char *const plane_counter_names[] = {
 };
 
 static const char *const stage_names[] = {
-#define STAGE_NAME(symbol, name) name,
+#define STAGE_NAME(symbol, name, kind) name,
     STAGES(STAGE_NAME)
 #undef STAGE_NAME
 };
@@ -91,8 +91,8 @@ static void add_stages(const struct plane *plane, cJSON *json)
 		uint64_t count = 0, sum_ns = 0;
 
 		for (uint32_t k = 0; k < plane->config.workers_count; k++) {
-			count += counter_read(&plane->workers[k].stages[i].count);
-			sum_ns += counter_read(&plane->workers[k].stages[i].sum_ns);
+			count += counter_read(&plane->workers[k].path.stages[i].count);
+			sum_ns += counter_read(&plane->workers[k].path.stages[i].sum_ns);
 		}
 		add_number(stage, "count", count);
 		add_number(stage, "sum_us", sum_ns / 1000);
@@ -199,7 +199,6 @@ int plane_stat(struct plane *plane, uint64_t now_ns, void *object)
 {
 	cJSON *json = object, *regions, *times;
 
-	(void)now_ns;
 	add_memory(plane, json);
 	add_number(json, "jobs", plane->jobs_used);
 	add_number(json, "jobs_max", plane->config.jobs_max);
@@ -209,6 +208,7 @@ int plane_stat(struct plane *plane, uint64_t now_ns, void *object)
 	cJSON_AddStringToObject(json, "simd", kernels_get()->name);
 	add_counters(plane, json);
 	add_stages(plane, json);
+	stat_path(plane, now_ns, json);
 	add_store(plane, json);
 	add_sessions(plane, json);
 	regions = cJSON_AddArrayToObject(json, "regions");

@@ -12,7 +12,9 @@
 #include "base/clock.h"
 #include "plane/internal.h"
 
-#define DONE_BATCH 16u
+#define DONE_BATCH      16u
+#define TRACE_SLOTS_MIN 1024u
+#define TRACE_SLOTS_MAX 65536u
 
 /* ---- memory --------------------------------------------------------------------------------- */
 
@@ -110,6 +112,25 @@ static int worker_carve_slots(struct plane *plane, struct worker *worker, uint64
 	return err;
 }
 
+/* A 128th of the share, within limits: some seconds of events, or what a small arena can spare. */
+static int worker_carve_trace(struct plane *plane, struct worker *worker, uint64_t share)
+{
+	const uint64_t slot = sizeof(struct trace_slot);
+	uint64_t count = TRACE_SLOTS_MIN;
+	struct trace_slot *slots;
+
+	trace_init(&worker->path.trace, NULL, 0);
+	if (plane->config.trace_off)
+		return 0;
+	while (count < TRACE_SLOTS_MAX && 2 * count * slot <= share / 128)
+		count *= 2;
+	slots = arena_carve(&plane->arena, count * slot, CACHE_LINE_BYTES);
+	if (!slots)
+		return -ENOSPC;
+	trace_init(&worker->path.trace, slots, count);
+	return 0;
+}
+
 static int worker_carve(struct plane *plane, struct worker *worker, char *error)
 {
 	const uint32_t workers = plane->config.workers_count - worker->index;
@@ -118,6 +139,8 @@ static int worker_carve(struct plane *plane, struct worker *worker, char *error)
 	int err;
 
 	err = worker_carve_tables(plane, worker);
+	if (!err)
+		err = worker_carve_trace(plane, worker, share);
 	if (!err)
 		err = worker_carve_slots(plane, worker, start + share);
 	if (err)
@@ -191,10 +214,17 @@ void worker_destroy(struct worker *worker)
 
 /* ---- store operations ----------------------------------------------------------------------- */
 
-void worker_stage_add(struct worker *worker, enum stage stage, uint64_t ns)
+uint64_t worker_now(const struct worker *worker)
 {
-	counter_add(&worker->stages[stage].count, 1);
-	counter_add(&worker->stages[stage].sum_ns, ns);
+	return worker->plane->config.clock_ns ? worker->plane->config.clock_ns() : worker->step_ns;
+}
+
+struct path_subject task_subject(const struct task *task, uint32_t place)
+{
+	return (struct path_subject){.request = task->request,
+				     .piece = task->piece,
+				     .place = (uint8_t)place,
+				     .value = task->value_bytes};
 }
 
 static void worker_op_submit(struct worker *worker, struct worker_op *op, uint64_t now_ns)
@@ -226,15 +256,28 @@ void worker_op_cancel(struct worker_op *op)
 	op->op.deadline_ns = 0;
 }
 
+static void worker_op_price(struct worker *worker, const struct worker_op *op)
+{
+	static const uint8_t stages[] = {[STORE_OP_GET] = STAGE_GET,
+					 [STORE_OP_PUT] = STAGE_PUT,
+					 [STORE_OP_EXISTS] = STAGE_EXISTS,
+					 [STORE_OP_DELETE] = STAGE_NONE};
+	struct path_subject subject = {0};
+
+	if (stages[op->op.kind] == STAGE_NONE)
+		return;
+	if (op->holder == HOLDER_LANE)
+		subject = task_subject(&worker->tasks[worker->lanes[op->index].task], op->index);
+	else if (op->holder == HOLDER_CAPTURE)
+		subject = task_subject(&worker->tasks[worker->captures[op->index].task], op->index);
+	subject.value = op->op.value_bytes;
+	path_stage(&worker->path, stages[op->op.kind], op->begun_ns, worker_now(worker), &subject);
+}
+
 static void worker_op_end(struct worker *worker, struct worker_op *op, uint64_t now_ns)
 {
 	op->state = OP_IDLE;
-	if (op->op.kind == STORE_OP_GET)
-		worker_stage_add(worker, STAGE_GET, now_ns - op->begun_ns);
-	else if (op->op.kind == STORE_OP_EXISTS)
-		worker_stage_add(worker, STAGE_EXISTS, now_ns - op->begun_ns);
-	else if (op->op.kind == STORE_OP_PUT)
-		worker_stage_add(worker, STAGE_PUT, now_ns - op->begun_ns);
+	worker_op_price(worker, op);
 	switch (op->holder) {
 	case HOLDER_LANE:
 		fetch_op_done(worker, &worker->lanes[op->index], now_ns);
@@ -278,9 +321,19 @@ static void worker_retry_ops(struct worker *worker, uint64_t now_ns)
 
 static int worker_poll_store(struct worker *worker, uint64_t now_ns)
 {
+	const struct tally *tally = &worker->path.tally;
+	const uint64_t before = tally_received(tally);
+	struct path_subject subject = {0};
 	struct store_op *done[DONE_BATCH];
 	uint32_t n = worker->store->ops->poll(worker->store, done, DONE_BATCH, now_ns);
 
+	subject.value = tally_received(tally) - before;
+	worker->work_ns = now_ns;
+	if (subject.value) {
+		worker->work_ns = worker_now(worker);
+		path_stage(&worker->path, STAGE_RECEIVE, now_ns, worker->work_ns, &subject);
+		fetch_watch(worker, worker->work_ns);
+	}
 	for (uint32_t i = 0; i < n; i++) {
 		struct worker_op *op = done[i]->owner;
 
@@ -414,15 +467,54 @@ static int worker_has_jobs_out(const struct worker *worker)
 	return jobs > 0;
 }
 
-static void worker_show(struct worker *worker)
+/* The unit of work that was begun at work_ns is over. */
+static void worker_price(struct worker *worker, uint64_t end_ns)
 {
-	counter_add(&worker->counters[COUNTER_STEPS], 1);
-	counter_set(&worker->counters[COUNTER_WIRE_SLOTS_FREE], worker->wire.free_count);
-	counter_set(&worker->counters[COUNTER_CAPTURE_SLOTS_FREE], worker->capture.free_count);
-	counter_set(&worker->counters[COUNTER_PUT_SLOTS_FREE], worker->put.free_count);
-	counter_set(&worker->counters[COUNTER_STAGE_SLOTS_FREE], worker->stage.free_count);
-	counter_set(&worker->counters[COUNTER_LANES_BUSY], worker->lanes_busy);
-	counter_set(&worker->counters[COUNTER_CAPTURES_BUSY], worker->captures_busy);
+	if (worker->work_stage == STAGE_NONE)
+		return;
+	path_stage(&worker->path, worker->work_stage, worker->work_ns, end_ns, &worker->work);
+	worker->work_stage = STAGE_NONE;
+}
+
+static void worker_unit(struct worker *worker, uint64_t now_ns, int *did)
+{
+	if (!fetch_unit(worker) && !capture_unit(worker, now_ns))
+		return;
+	*did = 1;
+	if (worker->plane->config.clock_ns)
+		worker_price(worker, worker_now(worker));
+}
+
+static void pool_show(struct worker *worker, const struct slots *slots, enum worker_counter free,
+		      enum worker_counter high)
+{
+	counter_set(&worker->counters[free], slots->free_count);
+	counter_set(&worker->counters[high], slots->slots_count - slots->free_low);
+}
+
+static void worker_show(struct worker *worker, uint64_t now_ns, int did)
+{
+	struct counter *counters = worker->counters;
+
+	counter_add(&counters[COUNTER_STEPS], 1);
+	if (!did)
+		counter_add(&counters[COUNTER_IDLE_STEPS], 1);
+	if (!did && counter_read(&counters[COUNTER_STEPS]) > 1)
+		return; /* nothing has changed */
+	pool_show(worker, &worker->wire, COUNTER_WIRE_SLOTS_FREE, COUNTER_WIRE_SLOTS_HIGH);
+	pool_show(worker, &worker->capture, COUNTER_CAPTURE_SLOTS_FREE, COUNTER_CAPTURE_SLOTS_HIGH);
+	pool_show(worker, &worker->put, COUNTER_PUT_SLOTS_FREE, COUNTER_PUT_SLOTS_HIGH);
+	pool_show(worker, &worker->stage, COUNTER_STAGE_SLOTS_FREE, COUNTER_STAGE_SLOTS_HIGH);
+	counter_set(&counters[COUNTER_LANES_BUSY], worker->lanes_busy);
+	counter_set(&counters[COUNTER_CAPTURES_BUSY], worker->captures_busy);
+	if (worker->plane->config.allocations)
+		counter_set(&counters[COUNTER_ALLOCATIONS], worker->plane->config.allocations());
+	path_gauges(&worker->path, now_ns,
+		    (uint64_t)(worker->queue_count & 0xffff) << 0 |
+			(uint64_t)(worker->lanes_busy & 0xffff) << 16 |
+			(uint64_t)((worker->wire.slots_count - worker->wire.free_count) & 0xffff)
+			    << 32 |
+			(uint64_t)(worker->captures_busy & 0xffff) << 48);
 }
 
 /* The store's own counters may be read by this thread alone, so they are copied for control. */
@@ -437,16 +529,27 @@ static void worker_show_store(struct worker *worker)
 #undef STORE_COUNTER_SET
 }
 
+/* The fullest of each pool is what it holds now. */
+static void worker_restart(struct worker *worker)
+{
+	worker->wire.free_low = worker->wire.free_count;
+	worker->capture.free_low = worker->capture.free_count;
+	worker->put.free_low = worker->put.free_count;
+	worker->stage.free_low = worker->stage.free_count;
+}
+
 int plane_worker_step(struct plane *plane, uint32_t index, uint64_t now_ns, uint64_t *ret_wake_ns)
 {
 	struct worker *worker = &plane->workers[index];
 	uint64_t next_ns;
-	int did;
+	int did, restarts;
 
+	tally_use(&worker->path.tally);
 	wake_begin(&worker->wake);
-	if (worker->work_stage != STAGE_NONE)
-		worker_stage_add(worker, worker->work_stage, now_ns - worker->step_ns);
-	worker->work_stage = STAGE_NONE;
+	worker_price(worker, now_ns); /* without a clock: until the next step */
+	restarts = path_epoch_begins(&worker->path);
+	if (restarts)
+		worker_restart(worker);
 	worker->step_ns = now_ns;
 
 	did = worker_take_messages(worker, now_ns);
@@ -455,15 +558,14 @@ int plane_worker_step(struct plane *plane, uint32_t index, uint64_t now_ns, uint
 	if (worker->ops_waiting)
 		worker_retry_ops(worker, now_ns);
 	did |= fetch_fill_lanes(worker, now_ns);
-	if (fetch_unit(worker) || capture_unit(worker, now_ns))
-		did = 1;
+	worker_unit(worker, now_ns, &did);
 	did |= worker_poll_delivered(worker);
 
 	if (worker->reported) {
 		worker->reported = 0;
 		wake_signal(&plane->wake);
 	}
-	worker_show(worker);
+	worker_show(worker, now_ns, did || restarts);
 	next_ns = worker->store->ops->next_ns(worker->store);
 	if (worker->ops_waiting)
 		next_ns = u64_min(next_ns, now_ns + NS_PER_MS);

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/tally.h"
 #include "store/file.h"
 
 #define ADVISE_BYTES (4 * MIB)
@@ -22,6 +23,7 @@ void file_end_read(struct file_store *file, uint32_t index, int status)
 {
 	struct store_op *op = file->reads[index].op;
 
+	tally_add(TALLY_CALL_FILE, 1);
 	(void)close(file->reads[index].fd);
 	file->reads_count--;
 	memmove(&file->reads[index], &file->reads[index + 1],
@@ -36,6 +38,7 @@ static void read_advise(struct file_read *read)
 
 	if (end <= read->advised)
 		return;
+	tally_add(TALLY_CALL_FILE, 1);
 	(void)posix_fadvise(read->fd, (off_t)read->advised, (off_t)(end - read->advised),
 			    POSIX_FADV_WILLNEED);
 	read->advised = end;
@@ -78,6 +81,7 @@ static ssize_t read_slice(struct file_store *file, struct file_read *read, bool 
 	};
 	ssize_t n;
 
+	tally_add(TALLY_CALL_READ, 1);
 	if (!wait && file->nowait) {
 		n = preadv2(read->fd, &piece, 1, (off_t)op->received, RWF_NOWAIT);
 		if (n >= 0 || errno == EAGAIN)
@@ -114,6 +118,7 @@ bool file_step_read(struct file_store *file, uint64_t now_ns)
 		}
 		read->waiting_ns = 0;
 		op->received += (uint64_t)n;
+		tally_add(TALLY_BYTES_RECEIVED, (uint64_t)n);
 		file->stats.bytes_in += (uint64_t)n;
 		if (op->received == op->value_bytes)
 			file_end_read(file, i, 0);

@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include "base/tally.h"
 #include "store/file.h"
 
 void file_abort_write(struct file_store *file)
@@ -47,6 +48,7 @@ static int write_end(struct file_store *file)
 	if (file->sync != FILE_SYNC_NONE && fdatasync(fd))
 		return folder_error(errno);
 	file->write.fd = -1;
+	tally_add(TALLY_CALL_FILE, file->sync != FILE_SYNC_NONE ? 2 : 1);
 	if (close(fd)) { /* network file systems tell of a full disk here */
 		err = folder_error(errno);
 		goto remove_temp;
@@ -71,7 +73,10 @@ static int write_slice(struct file_store *file)
 	struct file_write *put = &file->write;
 	const struct store_op *op = put->op;
 	uint64_t bytes = u64_min(op->value_bytes - put->written, file->slice);
-	ssize_t n = pwrite(put->fd, op->data + put->written, bytes, (off_t)put->written);
+	ssize_t n;
+
+	tally_add(TALLY_CALL_WRITE, file->sync != FILE_SYNC_NONE ? 2 : 1);
+	n = pwrite(put->fd, op->data + put->written, bytes, (off_t)put->written);
 
 	if (n < 0 && errno == EINTR)
 		return -EAGAIN;
@@ -85,6 +90,7 @@ static int write_slice(struct file_store *file)
 	if (file->sync != FILE_SYNC_NONE) /* begin now, so that the flush at the end is short */
 		(void)sync_file_range(put->fd, (off_t)put->written, n, SYNC_FILE_RANGE_WRITE);
 	put->written += (uint64_t)n;
+	tally_add(TALLY_BYTES_SENT, (uint64_t)n);
 	file->stats.bytes_out += (uint64_t)n;
 	return put->written < op->value_bytes ? -EAGAIN : 0;
 }

@@ -15,6 +15,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/tally.h"
 #include "store/uri.h"
 
 #define VALUE_NAME_MAX 72 /* "ab/" + 64 hex digits */
@@ -169,6 +170,7 @@ int folder_heal(struct folder *folder)
 	struct stat st;
 	int fd = -1;
 
+	tally_add(TALLY_CALL_FILE, 1);
 	if (!fstat(folder->fd, &st) && st.st_nlink > 0)
 		return 0;
 	if (open_root(folder->path, &fd))
@@ -199,6 +201,7 @@ int folder_open_value(const struct folder *folder, const struct ssv_key *key, in
 	int fd, err;
 
 	value_name(key, name);
+	tally_add(TALLY_CALL_FILE, 2);
 	/* O_NONBLOCK: a FIFO of that name must not hold the worker. */
 	fd = openat(folder->fd, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
 	if (fd < 0) /* ELOOP: a link; ENOTDIR, ENXIO: no value either */
@@ -225,6 +228,7 @@ int folder_find(const struct folder *folder, const struct ssv_key *key,
 	struct stat st;
 
 	value_name(key, name);
+	tally_add(TALLY_CALL_FILE, 1);
 	if (fstatat(folder->fd, name, &st, AT_SYMLINK_NOFOLLOW))
 		return errno == ENOTDIR ? -ENOENT : folder_error(errno);
 	return read_entry(&st, key, ret_entry);
@@ -238,6 +242,7 @@ void folder_touch(const struct folder *folder, const struct ssv_key *key)
 	char name[VALUE_NAME_MAX];
 
 	value_name(key, name);
+	tally_add(TALLY_CALL_FILE, 1);
 	(void)utimensat(folder->fd, name, times, AT_SYMLINK_NOFOLLOW);
 }
 
@@ -246,6 +251,7 @@ int folder_remove(const struct folder *folder, const struct ssv_key *key)
 	char name[VALUE_NAME_MAX];
 
 	value_name(key, name);
+	tally_add(TALLY_CALL_FILE, 1);
 	if (unlinkat(folder->fd, name, 0) && errno != ENOENT && errno != ENOTDIR)
 		return folder_error(errno);
 	return 0;
@@ -261,6 +267,7 @@ int folder_create_temp(struct folder *folder, char name[FOLDER_TEMP_NAME_MAX], i
 	for (attempt = 0; attempt < 8; attempt++) {
 		(void)snprintf(name, FOLDER_TEMP_NAME_MAX, "tmp/put-%u-%08x-%llu", folder->pid,
 			       folder->seed, (unsigned long long)folder->temps_count++);
+		tally_add(TALLY_CALL_FILE, 1);
 		fd = openat(folder->fd, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC,
 			    0600);
 		if (fd >= 0) {
@@ -303,6 +310,7 @@ int folder_publish(const struct folder *folder, const char *name, const struct s
 	value_name(key, to);
 	memcpy(shard, to, 2);
 	shard[2] = '\0';
+	tally_add(TALLY_CALL_FILE, sync ? 4 : 1);
 	if (renameat(folder->fd, name, folder->fd, to)) {
 		if (errno != ENOENT)
 			return folder_error(errno);

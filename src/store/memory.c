@@ -17,6 +17,7 @@
 
 #include "base/bytes.h"
 #include "base/clock.h"
+#include "base/tally.h"
 #include "store/backends.h"
 #include "store/queue.h"
 #include "store/uri.h"
@@ -358,6 +359,7 @@ static int step_get(struct memory_store *memory, struct store_op *op)
 	memcpy(op->data + op->received, memory->reading->data + op->received, bytes);
 	op->received += bytes;
 	memory->stats.bytes_in += bytes;
+	tally_add(TALLY_BYTES_STORE, bytes);
 	return op->received < op->value_bytes ? -EAGAIN : 0;
 }
 

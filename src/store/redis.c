@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/tally.h"
 #include "store/backends.h"
 #include "store/redis.h"
 
@@ -341,7 +342,10 @@ static void step_io(struct redis_store *redis, uint64_t now_ns)
 	uint32_t i;
 
 	redis->more = false;
-	if (!n || poll(fds, n, 0) <= 0)
+	if (!n)
+		return;
+	tally_add(TALLY_CALL_POLL, 1);
+	if (poll(fds, n, 0) <= 0)
 		return;
 	for (i = 0; i < n; i++)
 		lane_step_io(redis, &redis->lanes[indices[i]], fds[i].revents, now_ns);

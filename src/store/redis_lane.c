@@ -19,6 +19,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/tally.h"
 #include "store/redis.h"
 
 #define STEP_BYTES     MIB
@@ -264,6 +265,7 @@ static void lane_connect(struct redis_store *redis, struct lane *lane, uint64_t 
 	const struct redis_address *to = &redis->addresses[lane->address];
 	const int one = 1;
 
+	tally_add(TALLY_CALL_SOCKET, 4); /* with two options and connect */
 	lane->fd = socket(to->address.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	if (lane->fd < 0) {
 		lane_drop(redis, lane, -ENOTCONN, strerror(errno), now_ns);
@@ -396,12 +398,14 @@ void lane_send(struct redis_store *redis, struct lane *lane, uint64_t now_ns)
 		return;
 	gather(lane, &out);
 	message.msg_iovlen = out.count;
+	tally_add(TALLY_CALL_SEND, 1);
 	n = sendmsg(lane->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
 	if (n < 0) {
 		if (errno != EAGAIN && errno != EINTR)
 			lane_drop(redis, lane, -ENOTCONN, strerror(errno), now_ns);
 		return;
 	}
+	tally_add(TALLY_BYTES_SENT, (uint64_t)n);
 	lane->progress_ns = now_ns;
 	note_sent(lane, (uint64_t)n);
 	pop_withdrawn(lane);
@@ -455,9 +459,11 @@ static ssize_t receive(struct redis_store *redis, struct lane *lane)
 		pieces[0].iov_len = value_next ? VALUE_HEAD : sizeof(lane->head);
 		message.msg_iovlen = 1;
 	}
+	tally_add(TALLY_CALL_RECEIVE, 1);
 	n = recvmsg(lane->fd, &message, MSG_DONTWAIT);
 	if (n <= 0)
 		return n < 0 ? -errno : 0;
+	tally_add(TALLY_BYTES_RECEIVED, (uint64_t)n);
 	direct = left ? u64_min((uint64_t)n, pieces[0].iov_len) : 0;
 	if (direct) {
 		int err = lane_take_value(redis, lane, place ? NULL : redis->scratch, direct);

@@ -10,6 +10,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/tally.h"
 #include "store/redis.h"
 
 int redis_error(const char *text)
@@ -150,8 +151,10 @@ int lane_take_value(struct redis_store *redis, struct lane *lane, const uint8_t 
 	known = lane->value_at < request->same ? u64_min(bytes, request->same - lane->value_at) : 0;
 	if (known && memcmp(op->data + lane->value_at, data, known))
 		return -EIO;
-	if (data && bytes > known)
+	if (data && bytes > known) {
+		tally_add(TALLY_BYTES_HEADER, bytes - known);
 		memcpy(op->data + lane->value_at + known, data + known, bytes - known);
+	}
 	lane->value_at += bytes;
 	if (lane->value_at > op->received)
 		op->received = lane->value_at;
