@@ -26,7 +26,7 @@ from servers import BUILD, Daemon, Redis
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "build" / "demo"
-PROMPT_TOKENS, SHARED_TOKENS, CHUNK = 6000, 3000, 256
+PROMPT_TOKENS, SHARED_TOKENS, CHUNK, BLOCK = 6000, 3000, 256, 32
 OUTPUT_TOKENS = 64
 REPEATS = 3
 ENGINE_TIMEOUT_S = 300
@@ -62,7 +62,7 @@ def mixed(head: list[int], other: list[int], length: int) -> list[int]:
 class Plan:
     """The steps, and for each the reference whose greedy tokens it must reproduce.
 
-    A prompt served from the store is split at the end of its last stored chunk, and splitting it
+    A prompt served from the store is split at the end of what is stored of it, and splitting it
     elsewhere may change greedy text by rounding alone. So the references are split there too: the
     cached part is computed in a prompt of the same length, then found in vLLM's own prefix cache.
     """
@@ -71,7 +71,7 @@ class Plan:
         prompt, other = prompts["prompt"], prompts["other"]
         self.full = prompt
         self.partial = mixed(prompt[:SHARED_TOKENS], other, PROMPT_TOKENS)
-        stored = (PROMPT_TOKENS - 1) // CHUNK * CHUNK
+        stored = (PROMPT_TOKENS - 1) // BLOCK * BLOCK
         shared = SHARED_TOKENS // CHUNK * CHUNK
         self.warm_full = mixed(prompt[:stored], other[1:], PROMPT_TOKENS)
         self.warm_partial = mixed(prompt[:shared], other[1:], PROMPT_TOKENS)

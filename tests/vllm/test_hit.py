@@ -84,6 +84,26 @@ def test_partial_hits(engine, stored, shared):
     assert cached == shared // 256 * 256
 
 
+def test_a_tail_is_found_by_the_same_prompt_alone(engine, stored, spy):
+    """The blocks behind the last whole chunk are a short chunk, when they are few."""
+    engine.forget()
+    longer = [*SHARED[:-1], SHARED[-1] + 1, *prompt(91, 400)]
+    assert engine.generate(longer)[0] == 2816
+    engine.forget()
+    other_end = [*SHARED[:-1], SHARED[-1] + 1]
+    assert engine.generate(other_end)[0] == chunks_end(3000) == 2976
+    assert len(spy.loads[-1].blocks) == 2976 // 32
+    engine.settle()
+    spy.stores.clear()
+    engine.forget()
+    for count, tail in ((256 + 160, 0), (256 + 48, 32), (512 + 96, 64)):
+        engine.generate(prompt(92 + count, count))
+        engine.settle()
+        short = [len(store.blocks) * 32 for store in spy.stores if len(store.blocks) < 8]
+        assert short == ([tail] if tail else []), count
+        spy.stores.clear()
+
+
 @pytest.mark.parametrize("local", [32, 320, 512, 1984])
 def test_a_load_begins_where_the_engine_has_no_kv(engine, stored, spy, local):
     """Blocks that the engine has are not touched; a load may begin inside a chunk."""

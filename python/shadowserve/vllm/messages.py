@@ -33,6 +33,7 @@ class Store:
     keys: list[bytes]
     blocks: list[int]
     position: int
+    exact: bool  # whatever the tier
 
 
 @dataclass

@@ -37,6 +37,7 @@ RECENT_MAX = 65536
 OFFERS_MAX = 4096
 OFFER_TRIES = 8  # of a chunk that an overloaded daemon dropped
 OFFER_DELAY_S = 0.01  # before the second try; twice as long before each further one
+TAIL_SHARE = 8  # a tail is stored when so many times its tokens lie in whole chunks before it
 KEEP_STEPPING_S = 10.0  # pins older than this do not keep an idle engine stepping
 SALTS_MAX = 1024
 IDLE_POLL_MS = 1
@@ -44,11 +45,26 @@ DEADLINE_MIN_MS = 50
 
 
 @dataclass
+class _Tail:
+    """The whole blocks between a prompt's last whole chunk and its last token: a short chunk."""
+
+    position: int
+    tokens: int
+    keys: list[bytes]  # one of each rank
+    stored: bool = False  # in the store, or offered to it
+
+    @property
+    def end(self) -> int:
+        return self.position + self.tokens
+
+
+@dataclass
 class _Request:
     request: Any
     roots: tuple[bytes, ...]
     content: Content
-    keys: list[bytes]  # of each rank, 32 bytes a chunk
+    keys: list[bytes]  # of each rank, 32 bytes a whole chunk
+    tail: _Tail | None = None
     lookup: int = 0  # the lookup under way, 0 for none
     asked_at: float = 0.0
     asked_chunks: int = 0
@@ -181,8 +197,23 @@ class Scheduler:
             previous = state.keys[rank][-KEY_BYTES:] or root
             state.keys[rank] += binding.key_chain(previous, tokens, extra)
 
+    def _make_tail(self, state: _Request, chunks: int) -> _Tail | None:
+        """What lies behind the whole chunks, when it is small beside them. Every engine cuts it at
+        the same place, so that it is found by whoever has the same prompt."""
+        position = chunks * CHUNK_TOKENS
+        block = self._served.block_tokens
+        tokens = (state.request.num_tokens - 1 - position) // block * block
+        if not 0 < tokens < CHUNK_TOKENS or tokens * TAIL_SHARE > position:
+            return None
+        if (chunks + 1) * self._ranks > KEYS_MAX:
+            return None
+        ids = state.request.all_token_ids[position : position + tokens]
+        extra = state.content.extra(chunks, 1)
+        keys = [binding.key_chain(k[-KEY_BYTES:], ids, extra, tokens) for k in state.keys]
+        return _Tail(position, tokens, keys)
+
     def _ask(self, state: _Request) -> None:
-        """Look up every full chunk that the request has tokens of."""
+        """Look up every whole chunk that the request has tokens of, and its tail."""
         chunks = min(state.request.num_tokens // CHUNK_TOKENS, KEYS_MAX // self._ranks)
         state.answered, state.late, state.lookup = False, False, 0
         state.found_tokens = 0
@@ -193,7 +224,10 @@ class Scheduler:
             state.answered = True
             return
         self._extend_keys(state, chunks)
-        keys = b"".join(keys[: chunks * KEY_BYTES] for keys in state.keys)
+        state.tail = self._make_tail(state, chunks)
+        tails = state.tail.keys if state.tail else [b""] * self._ranks
+        lists = zip(state.keys, tails, strict=True)
+        keys = b"".join(keys[: chunks * KEY_BYTES] + tail for keys, tail in lists)
         number = next(self._numbers)
         question = binding.Request(
             Op.LOOKUP,
@@ -217,8 +251,8 @@ class Scheduler:
             if state is None or state.lookup != done.user_data:
                 continue
             state.lookup, state.answered = 0, True
-            state.found_tokens, state.estimate_us = done.tokens, done.estimate_us
-            self._note_found(state)
+            self._note_found(state, done.tokens // CHUNK_TOKENS)
+            state.estimate_us = done.estimate_us
         if self._link.session is None:
             for state in self._lookups.values():
                 state.lookup, state.answered = 0, True
@@ -226,11 +260,19 @@ class Scheduler:
         if not self._lookups:
             self._oldest_question = None
 
-    def _note_found(self, state: _Request) -> None:
-        found = state.found_tokens // CHUNK_TOKENS
-        state.stored_chunks = max(state.stored_chunks, found)
+    def _note_found(self, state: _Request, keys: int) -> None:
+        """So many leading keys of the question are stored; the last one may be the tail's."""
+        chunks = min(keys, state.asked_chunks)
+        state.found_tokens = chunks * CHUNK_TOKENS
+        asked = state.asked_chunks * CHUNK_TOKENS
+        if state.tail is not None:
+            asked = state.tail.end
+            if keys > state.asked_chunks:
+                state.tail.stored = True
+                state.found_tokens = state.tail.end
+        state.stored_chunks = max(state.stored_chunks, chunks)
         self.stats.count("lookups")
-        self.stats.count("prompt_tokens", state.asked_chunks * CHUNK_TOKENS)
+        self.stats.count("prompt_tokens", asked)
         self.stats.count("stored_hit_tokens", state.found_tokens)
 
     def _silent(self, now: float) -> bool:
@@ -303,7 +345,7 @@ class Scheduler:
             Load(
                 number=number,
                 request_id=request.request_id,
-                keys=[keys[first_chunk * KEY_BYTES : end_chunk * KEY_BYTES] for keys in state.keys],
+                keys=self._chunk_keys(state, first_chunk, end_chunk),
                 blocks=block_ids,
                 first_token=state.local_tokens - first_chunk * CHUNK_TOKENS,
                 position=first_chunk * CHUNK_TOKENS,
@@ -313,6 +355,15 @@ class Scheduler:
         self._loads[number] = _Held(
             self._hold(block_ids), time.monotonic(), self._ranks, request.request_id, tokens
         )
+
+    def _chunk_keys(self, state: _Request, first: int, end: int) -> list[bytes]:
+        """Keys of these chunks of what was asked for; the one behind the whole ones is the tail."""
+        whole = min(end, state.asked_chunks)
+        keys = [keys[first * KEY_BYTES : whole * KEY_BYTES] for keys in state.keys]
+        if end > whole:
+            assert state.tail is not None
+            keys = [head + tail for head, tail in zip(keys, state.tail.keys, strict=True)]
+        return keys
 
     def _deadline_ms(self, tokens: int) -> int:
         """No longer than computing would take, where admission is by time."""
@@ -373,22 +424,35 @@ class Scheduler:
         confirmed = self._confirmed(state.request)
         if state.base_tokens is None or confirmed <= state.base_tokens:
             return False
-        return confirmed // CHUNK_TOKENS > state.stored_chunks
+        return confirmed // CHUNK_TOKENS > state.stored_chunks or self._tail_due(state, confirmed)
+
+    @staticmethod
+    def _tail_due(state: _Request, confirmed: int) -> bool:
+        return state.tail is not None and not state.tail.stored and confirmed >= state.tail.end
 
     def _offer(self, state: _Request, block_ids: Sequence[int]) -> None:
-        per_chunk = CHUNK_TOKENS // self._served.block_tokens
-        chunks = self._confirmed(state.request) // CHUNK_TOKENS
-        chunks = min(chunks, len(block_ids) // per_chunk)
+        confirmed = min(self._confirmed(state.request), len(block_ids) * self._served.block_tokens)
+        chunks = confirmed // CHUNK_TOKENS
         self._extend_keys(state, chunks)
         for index in range(state.stored_chunks, chunks):
             keys = [keys[index * KEY_BYTES : (index + 1) * KEY_BYTES] for keys in state.keys]
-            if self._is_known(keys[0]):
-                continue
-            blocks = list(block_ids[index * per_chunk : (index + 1) * per_chunk])
-            hashes = [self._pool.blocks[number].block_hash for number in blocks]
-            self._storing.add(keys[0])
-            self._offers.append(_Offer(keys, index * CHUNK_TOKENS, blocks, hashes))
+            self._offer_chunk(keys, index * CHUNK_TOKENS, CHUNK_TOKENS, block_ids)
         state.stored_chunks = max(state.stored_chunks, chunks)
+        tail = state.tail
+        if tail is not None and self._tail_due(state, confirmed):
+            self._offer_chunk(tail.keys, tail.position, tail.tokens, block_ids)
+            tail.stored = True
+
+    def _offer_chunk(
+        self, keys: list[bytes], position: int, tokens: int, block_ids: Sequence[int]
+    ) -> None:
+        if self._is_known(keys[0]):
+            return
+        block = self._served.block_tokens
+        blocks = list(block_ids[position // block : (position + tokens) // block])
+        hashes = [self._pool.blocks[number].block_hash for number in blocks]
+        self._storing.add(keys[0])
+        self._offers.append(_Offer(keys, position, blocks, hashes))
 
     def _is_known(self, key: bytes) -> bool:
         if key in self._storing:
@@ -431,7 +495,9 @@ class Scheduler:
         held = self._hold(offer.blocks)
         self._stores[number] = _Held(held, time.monotonic(), self._ranks, offer=offer)
         self._store_blocks += len(held)
-        return Store(number, offer.keys, offer.blocks, offer.position)
+        # What a prompt's answer looks at most is its end, and a tail is small.
+        is_tail = len(offer.blocks) * self._served.block_tokens < CHUNK_TOKENS
+        return Store(number, offer.keys, offer.blocks, offer.position, is_tail)
 
     # ---- the workers report ----------------------------------------------------------------------
 
@@ -455,9 +521,10 @@ class Scheduler:
         if state is not None and tokens < held.tokens:
             state.loads_failed = True
             # What was not found in order is stored again.
-            state.stored_chunks = min(
-                state.stored_chunks, (state.local_tokens + tokens) // CHUNK_TOKENS
-            )
+            end = state.local_tokens + tokens
+            state.stored_chunks = min(state.stored_chunks, end // CHUNK_TOKENS)
+            if state.tail is not None and end < state.tail.end:
+                state.tail.stored = False
         if held.ranks <= 0:
             del self._loads[number]
             self._release(held)

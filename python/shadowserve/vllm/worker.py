@@ -18,7 +18,7 @@ from logging import Logger
 from typing import Any
 
 from shadowserve import binding, layout, memory
-from shadowserve.binding import Error, Memory, Op, Session
+from shadowserve.binding import Error, Memory, Op, Session, Tier
 from shadowserve.link import Link
 from shadowserve.options import Options
 from shadowserve.vllm.messages import Load, Orders, Reports, Store
@@ -221,7 +221,7 @@ class Worker:
             keys=store.keys[self._rank],
             blocks=store.blocks,
             region=self._region,
-            tier=self._options.tier,
+            tier=Tier.LOSSLESS if store.exact else self._options.tier,
             codec=self._options.codec,
             position=store.position,
         )
@@ -276,7 +276,7 @@ class Worker:
         """Nothing touches the blocks of this order any more."""
         order = flight.order
         if isinstance(order, Store):
-            captured = tokens >= binding.CHUNK_TOKENS
+            captured = tokens >= len(order.blocks) * self._served.block_tokens
             self._reports.stores[order.number] = 1
             if captured:
                 self.stats.count("stores")
