@@ -2,16 +2,41 @@
 /*
  * decode.c - one entry of a container, verified and written to its targets.
  *
- * A tensor is decoded group by group: classes (back end) -> tile of elements (kernels) ->
- * exceptions and verbatim tokens merged in -> targets. container_open() has checked every length
- * and the meta; what is checked here is the class data and the exceptions.
+ * A tensor is decoded in strips, a few tokens of a few groups: classes (strips.h) -> tile of
+ * elements (kernels) -> exceptions and verbatim tokens merged in -> targets. What lies between wire
+ * data and targets stays in the first-level cache. container_open() has checked every length and
+ * the meta; what is checked here is the class data and the exceptions.
  */
 #include <errno.h>
 #include <string.h>
 
 #include "base/bytes.h"
 #include "codec/reader.h"
+#include "codec/strips.h"
 #include "codec/symbols.h"
+
+#define STRIP_TOKENS     32u /* of elements of 2 bytes and more: a cache line of a channel */
+#define COLUMN_BYTES_MAX 8u  /* longest run that a transposed layout repeats */
+
+/* One group of the current round. */
+struct group_work {
+	uint32_t group, lanes;
+	uint32_t exception, exception_end; /* its next one, counted from the tensor's first */
+	struct tile_lanes lane;
+	struct tile_job tile;
+	struct write_job write;
+	uint32_t place[LANES];
+};
+
+/* A tensor on its way. */
+struct tensor_work {
+	struct entry_reader *r;
+	const struct decode_target *target;
+	uint64_t reciprocal; /* of channels_count: 2^40 / it, rounded up; exact below 2^24 */
+	uint32_t strip_tokens;
+	uint32_t unit; /* channels of a run, as far as groups keep them together */
+	struct group_work group[R16_STREAMS_MAX];
+};
 
 /* Where channel c of the extent stands in the coded order. */
 static void order_invert(const struct entry_reader *r)
@@ -22,184 +47,315 @@ static void order_invert(const struct entry_reader *r)
 
 static uint32_t group_lanes(const struct entry_reader *r, uint32_t group)
 {
-	return (uint32_t)u64_min(LANES, r->extent.channels_count - group * LANES);
+	return plane_lanes(&r->plane, group);
 }
 
-static void group_scatter(const struct entry_reader *r, const struct decode_target *target,
-			  uint32_t group, const uint8_t *elements, uint32_t row_bytes)
+/* Where each group's raw bits begin; their sum was checked. */
+static void raw_find(const struct entry_reader *r)
 {
-	const uint32_t *channel = target->channel + r->extent.channel0;
-	uint32_t place[LANES], lanes = group_lanes(r, group);
-	struct scatter_job job = {.elements = elements,
-				  .row_bytes = row_bytes,
-				  .tokens = r->tokens,
-				  .lanes = lanes,
-				  .element_bytes = r->element_bytes,
-				  .place = place,
-				  .token = target->token,
-				  .token_stride = target->token_stride};
+	uint32_t offset = 0;
 
-	for (uint32_t p = 0; p < lanes; p++)
-		place[p] = channel[meta_channel(&r->meta, group * LANES + p)];
-	r->kernels->scatter(&job);
-}
+	for (uint32_t group = 0; group <= r->extent.groups_count; group++) {
+		r->scratch->raw_offset[group] = offset;
+		if (group < r->extent.groups_count) {
+			uint32_t bits = group_raw_bits(&r->container->header, &r->meta, group);
 
-static void stored_elements(const struct entry_reader *r, const struct decode_target *target)
-{
-	const uint8_t *wire = r->container->bytes + r->entry.offset;
-	uint32_t row_bytes = r->extent.channels_count * r->element_bytes;
-
-	for (uint32_t group = 0; group < r->extent.groups_count; group++)
-		group_scatter(r, target, group, wire + group * LANES * r->element_bytes, row_bytes);
-}
-
-/*
- * Merge the exceptions of one group into its tile. They must lie in range, outside verbatim tokens,
- * and come in decode order, each once; one that is out of turn is left, and found at the end.
- */
-static int group_exceptions(struct entry_reader *r, uint32_t group)
-{
-	uint32_t exception_bytes = EXCEPTION_INDEX_BYTES + r->element_bytes;
-	uint32_t channels = r->extent.channels_count, lanes = group_lanes(r, group);
-	int64_t last = -1;
-
-	for (; r->exceptions_left; r->exceptions_left--, r->exception += exception_bytes) {
-		uint32_t index = (uint32_t)r->exception[0] | (uint32_t)r->exception[1] << 8 |
-				 (uint32_t)r->exception[2] << 16;
-		uint32_t token, channel, position;
-		int64_t turn;
-
-		index -= r->exception_base; /* an earlier tensor's becomes huge */
-		if (index >= r->tokens * channels)
-			return 0;
-		token = index / channels;
-		channel = index % channels;
-		position = r->meta.order ? r->scratch->position[channel] : channel;
-		if (position / LANES != group)
-			return 0;
-		turn = (int64_t)token * LANES + channel_lane(position % LANES, lanes);
-		if (turn <= last || token < r->verbatim_tokens)
-			return -EBADMSG;
-		last = turn;
-		memcpy(r->scratch->tile + (token * LANES + position % LANES) * r->element_bytes,
-		       r->exception + EXCEPTION_INDEX_BYTES, r->element_bytes);
-	}
-	return 0;
-}
-
-static void group_verbatim(const struct entry_reader *r, uint32_t group)
-{
-	uint32_t bytes = r->element_bytes, row = r->extent.channels_count * bytes;
-
-	for (uint32_t token = 0; token < r->verbatim_tokens; token++) {
-		for (uint32_t p = 0; p < group_lanes(r, group); p++) {
-			uint32_t channel = meta_channel(&r->meta, group * LANES + p);
-
-			memcpy(r->scratch->tile + (token * LANES + p) * bytes,
-			       r->verbatim + token * row + channel * bytes, bytes);
+			offset += r->tokens * ((group_lanes(r, group) * bits + 7) / 8);
 		}
 	}
 }
 
-static void group_tile(const struct entry_reader *r, uint32_t group, uint32_t raw_bits)
-{
-	struct group_parameters parameters;
-	struct tile_job job = {.classes = plane_group(&r->plane, group),
-			       .raw = r->raw,
-			       .tokens = r->tokens,
-			       .lanes = group_lanes(r, group),
-			       .raw_bits = raw_bits,
-			       .dtype = r->container->header.shape.dtype,
-			       .tile = r->scratch->tile};
+struct exception {
+	uint32_t token, position;
+};
 
+/* Exception `index` of the tensor; 0 when it is not of this tensor. */
+static inline int exception_read(const struct tensor_work *w, uint32_t index, struct exception *x)
+{
+	const struct entry_reader *r = w->r;
+	const uint8_t *in =
+	    r->exception + (size_t)index * (EXCEPTION_INDEX_BYTES + r->element_bytes);
+	uint32_t channels = r->extent.channels_count, channel;
+	uint32_t at = (uint32_t)in[0] | (uint32_t)in[1] << 8 | (uint32_t)in[2] << 16;
+
+	at -= r->exception_base; /* an earlier tensor's becomes huge */
+	if (at >= r->tokens * channels)
+		return 0;
+	x->token = (uint32_t)(at * w->reciprocal >> 40);
+	channel = at - x->token * channels;
+	x->position = r->meta.order ? r->scratch->position[channel] : channel;
+	return 1;
+}
+
+/*
+ * Find where each group's exceptions begin. They must lie in range, outside verbatim tokens, and
+ * come in decode order, each once; one that is of no turn is left, and found at the end.
+ */
+static int exceptions_find(const struct tensor_work *w)
+{
+	const struct entry_reader *r = w->r;
+	uint32_t *first = r->scratch->exception_first;
+	uint32_t group = 0, count;
+	struct exception x;
+	int64_t last = -1;
+
+	first[0] = 0;
+	for (count = 0; count < r->exceptions_left && exception_read(w, count, &x); count++) {
+		uint32_t at = x.position / LANES, lane;
+		int64_t turn;
+
+		lane = channel_lane(x.position % LANES, group_lanes(r, at));
+		turn = ((int64_t)at * r->tokens + x.token) * LANES + lane;
+		if (turn <= last || x.token < r->verbatim_tokens)
+			return -EBADMSG;
+		last = turn;
+		while (group < at)
+			first[++group] = count;
+	}
+	while (group < r->extent.groups_count)
+		first[++group] = count;
+	return 0;
+}
+
+static inline void element_copy(uint8_t *to, const uint8_t *from, uint32_t bytes)
+{
+	if (bytes == 2)
+		memcpy(to, from, 2);
+	else if (bytes == 4)
+		memcpy(to, from, 4);
+	else
+		*to = *from;
+}
+
+/* Merge the exceptions of a group's next tokens into its tile. */
+static void strip_exceptions(const struct tensor_work *w, struct group_work *g, uint32_t token0,
+			     uint32_t tokens)
+{
+	const struct entry_reader *r = w->r;
+	uint32_t bytes = r->element_bytes;
+
+	for (; g->exception < g->exception_end; g->exception++) {
+		struct exception x;
+
+		if (!exception_read(w, g->exception, &x) || x.token >= token0 + tokens)
+			return;
+		element_copy(g->tile.tile +
+				 ((x.token - token0) * LANES + x.position % LANES) * bytes,
+			     r->exception + (size_t)g->exception * (EXCEPTION_INDEX_BYTES + bytes) +
+				 EXCEPTION_INDEX_BYTES,
+			     bytes);
+	}
+}
+
+static void strip_verbatim(const struct entry_reader *r, const struct group_work *g,
+			   uint32_t token0, uint32_t tokens)
+{
+	uint32_t bytes = r->element_bytes, row = r->extent.channels_count * bytes;
+
+	for (uint32_t t = token0; t < r->verbatim_tokens && t < token0 + tokens; t++) {
+		for (uint32_t p = 0; p < g->lanes; p++) {
+			uint32_t channel = meta_channel(&r->meta, g->group * LANES + p);
+
+			memcpy(g->tile.tile + ((t - token0) * LANES + p) * bytes,
+			       r->verbatim + t * row + channel * bytes, bytes);
+		}
+	}
+}
+
+static uint32_t greatest_power(uint32_t value, uint32_t limit)
+{
+	uint32_t power = value & -value;
+
+	return power && power < limit ? power : limit;
+}
+
+/* Tokens from t on, all wanted, whose places follow one another as a transposed layout's do. */
+static void token_runs_find(const struct tensor_work *w)
+{
+	uint32_t step = w->unit * w->r->element_bytes;
+	uint16_t *run = w->r->scratch->token_run;
+	uint8_t *const *token = w->target->token;
+	uint32_t last = w->r->tokens - 1;
+
+	run[last] = 1;
+	for (uint32_t t = last; step <= COLUMN_BYTES_MAX && t-- > 0;) {
+		int follows = token[t] && token[t + 1] &&
+			      (uintptr_t)token[t + 1] == (uintptr_t)token[t] + step;
+
+		run[t] = follows ? (uint16_t)(run[t + 1] + 1) : 1;
+	}
+}
+
+static void tensor_begin(struct tensor_work *w, struct entry_reader *r,
+			 const struct decode_target *target)
+{
+	w->r = r;
+	w->target = target;
+	w->reciprocal = (UINT64_C(1) << 40) / r->extent.channels_count + 1;
+	w->strip_tokens = r->element_bytes == 1 ? STRIP_TOKENS_MAX : STRIP_TOKENS;
+	w->unit = 1;
+	if (!r->meta.order && target->run_channels)
+		w->unit = greatest_power(target->run_channels, LANES);
+	token_runs_find(w);
+}
+
+/* How a group's elements lie at the target. */
+static void write_begin(const struct tensor_work *w, struct group_work *g)
+{
+	const struct entry_reader *r = w->r;
+	uint32_t channel0 = r->extent.channel0 + g->group * LANES;
+	uint32_t run = w->target->run_channels;
+	const uint32_t *channel = w->target->channel + r->extent.channel0;
+
+	g->write = (struct write_job){.elements = r->scratch->tile,
+				      .row_bytes = LANES * r->element_bytes,
+				      .lanes = g->lanes,
+				      .element_bytes = r->element_bytes,
+				      .place = channel + g->group * LANES,
+				      .run_bytes = w->unit * r->element_bytes};
+	if (r->meta.order) {
+		for (uint32_t p = 0; p < g->lanes; p++)
+			g->place[p] = channel[meta_channel(&r->meta, g->group * LANES + p)];
+		g->write.place = g->place;
+	} else if (run && channel0 / run == (channel0 + g->lanes - 1) / run) {
+		g->write.run_bytes = g->lanes * r->element_bytes;
+	}
+	if (g->lanes * r->element_bytes % g->write.run_bytes)
+		g->write.run_bytes = r->element_bytes;
+}
+
+static void write_tokens(const struct tensor_work *w, struct group_work *g, uint32_t token0,
+			 uint32_t tokens)
+{
+	const uint16_t *run = w->r->scratch->token_run + token0;
+	const uint8_t *elements = g->write.elements;
+	uint32_t count = tokens;
+
+	for (uint32_t t = 0; t < tokens; t += count) {
+		if (g->write.run_bytes <= COLUMN_BYTES_MAX &&
+		    g->write.run_bytes == w->unit * w->r->element_bytes)
+			count = (uint32_t)u64_min(run[t], tokens - t);
+		g->write.is_transposed = count > 1 &&
+					 count == (uint32_t)u64_min(run[t], tokens - t) &&
+					 g->write.run_bytes <= COLUMN_BYTES_MAX;
+		g->write.tokens = count;
+		g->write.token = w->target->token + token0 + t;
+		g->write.elements = elements + t * g->write.row_bytes;
+		w->r->kernels->write(&g->write);
+	}
+	g->write.elements = elements;
+}
+
+static void group_begin(const struct tensor_work *w, struct group_work *g, uint32_t group)
+{
+	const struct entry_reader *r = w->r;
+	const struct codec_scratch *s = r->scratch;
+
+	g->group = group;
+	g->lanes = group_lanes(r, group);
+	g->exception = s->exception_first[group];
+	g->exception_end = s->exception_first[group + 1];
+	g->tile = (struct tile_job){
+	    .raw = r->raw + s->raw_offset[group],
+	    .lanes = g->lanes,
+	    .raw_bits = group_raw_bits(&r->container->header, &r->meta, group),
+	    .dtype = r->container->header.shape.dtype,
+	    .tile = s->tile,
+	};
 	if (r->meta.exponent) {
-		job.exponent = r->meta.exponent + group * META_CLASSES;
-		r->kernels->join(&job);
-		return;
+		g->tile.exponent = r->meta.exponent + group * META_CLASSES;
+	} else {
+		group_load(&r->meta, &r->extent, r->dim, group, &g->lane);
+		g->tile.lane = &g->lane;
 	}
-	group_load(&r->meta, &r->extent, r->dim, group, &parameters);
-	job.offset = parameters.offset;
-	job.delta = parameters.delta;
-	job.scale = parameters.scale;
-	r->kernels->dequantise(&job);
+	write_begin(w, g);
 }
 
-enum container_fault entry_reader_open(struct entry_reader *r, const struct container *container,
-				       uint32_t index, struct codec_scratch *scratch)
+static void group_strip(const struct tensor_work *w, struct group_work *g, uint8_t *classes,
+			uint32_t token0, uint32_t tokens)
 {
-	const struct container_header *header = &container->header;
-	const uint8_t *wire;
-	enum container_fault fault;
+	const struct kernels *kernels = w->r->kernels;
 
-	memset(r, 0, sizeof(*r));
-	for (uint32_t p = 0; p < header->shape.parts_count; p++)
-		if (part_channels(&header->shape.parts[p]) > scratch->channels_max)
-			return CONTAINER_FAULT_SHAPE;
-	fault = container_segment_check(container, index);
-	if (fault)
-		return fault;
-	container_entry(container, index, &r->entry);
-	r->ops = lossless_find(r->entry.codec + 1);
-	if (!r->ops || r->entry.tensors_count > r->ops->tensors_max)
-		return CONTAINER_FAULT_CODEC;
-	r->container = container;
-	r->scratch = scratch;
-	r->kernels = kernels_get();
-	r->tokens = header->shape.tokens;
-	r->element_bytes = dtype_bytes(header->shape.dtype);
-	r->verbatim_tokens = header->verbatim_tokens;
-	r->exceptions_left = r->entry.exceptions_count;
-	class_source_open(container, &r->entry, &r->source);
-	wire = container->bytes + r->entry.offset;
-	r->raw = wire + r->entry.class_bytes;
-	r->exception = r->raw + r->entry.raw_bytes;
-	r->verbatim =
-	    r->exception + (size_t)r->exceptions_left * (EXCEPTION_INDEX_BYTES + r->element_bytes);
-	return CONTAINER_FAULT_NONE;
+	g->tile.classes = classes;
+	g->tile.tokens = tokens;
+	if (g->tile.exponent)
+		kernels->join(&g->tile);
+	else
+		kernels->dequantise(&g->tile);
+	g->tile.raw += (size_t)tokens * ((g->lanes * g->tile.raw_bits + 7) / 8);
+	if (token0 < w->r->verbatim_tokens)
+		strip_verbatim(w->r, g, token0, tokens);
+	strip_exceptions(w, g, token0, tokens);
+	write_tokens(w, g, token0, tokens);
 }
 
-enum container_fault entry_reader_classes(struct entry_reader *r)
+/* The groups of one round, strip by strip. nothing: their classes alone. */
+static void round_elements(struct tensor_work *w, struct class_strips *strips, int nothing)
 {
-	if (r->index) {
-		r->source.pairs_offset += class_pairs_bytes(&r->plane);
-		r->exception_base += r->tokens * r->extent.channels_count;
+	uint8_t *classes[R16_STREAMS_MAX], *place[R16_STREAMS_MAX];
+	uint32_t tokens;
+
+	for (uint32_t i = 0; i < R16_STREAMS_MAX; i++)
+		place[i] = w->r->scratch->strip_classes + (size_t)i * STRIP_TOKENS_MAX * LANES;
+	for (uint32_t i = 0; !nothing && i < strips->groups_count; i++)
+		group_begin(w, &w->group[i], strips->group[i]);
+	for (uint32_t t = 0; t < w->r->tokens; t += tokens) {
+		tokens = (uint32_t)u64_min(w->strip_tokens, w->r->tokens - t);
+		memcpy(classes, place, sizeof(classes));
+		strips_next(strips, t, tokens, classes);
+		for (uint32_t i = 0; !nothing && i < strips->groups_count; i++)
+			group_strip(w, &w->group[i], classes[i], t, tokens);
 	}
-	entry_extent(&r->container->header.shape, &r->entry, r->index, &r->extent);
-	container_tensor_meta(r->container, &r->entry, r->index, &r->meta);
-	r->dim = r->container->header.shape.parts[r->extent.part].dim;
-	r->index++;
-	class_plane_open(&r->plane, r->scratch, &r->extent, r->tokens);
-	if (r->ops->has_classes &&
-	    r->ops->decode(r->scratch, &r->source, r->meta.frequency, &r->plane))
-		return CONTAINER_FAULT_SEGMENT;
-	return CONTAINER_FAULT_NONE;
+}
+
+/* Elements as they are: groups of rows, to be written and nothing else. */
+static void stored_elements(struct entry_reader *r, const struct decode_target *target)
+{
+	const uint8_t *wire = r->container->bytes + r->entry.offset;
+	struct tensor_work w;
+	struct group_work *g = &w.group[0];
+
+	tensor_begin(&w, r, target);
+	for (uint32_t group = 0; group < r->extent.groups_count; group++) {
+		g->group = group;
+		g->lanes = group_lanes(r, group);
+		write_begin(&w, g);
+		g->write.row_bytes = r->extent.channels_count * r->element_bytes;
+		g->write.elements = wire + group * LANES * r->element_bytes;
+		write_tokens(&w, g, 0, r->tokens);
+	}
 }
 
 enum container_fault entry_reader_elements(struct entry_reader *r,
 					   const struct decode_target *target)
 {
+	struct class_strips *strips = r->scratch->strips;
+	struct tensor_work w;
+	uint32_t count;
+	int wrong, err;
+
 	if (!r->ops->has_classes) {
 		stored_elements(r, target);
 		return CONTAINER_FAULT_NONE;
 	}
+	if (!strips->streams_count)
+		strips_open_plane(strips, &r->plane); /* the transcoder reads a plane twice */
+	tensor_begin(&w, r, target);
 	order_invert(r);
-	for (uint32_t group = 0; group < r->extent.groups_count; group++) {
-		uint32_t bits = group_raw_bits(&r->container->header, &r->meta, group);
-
-		group_tile(r, group, bits);
-		r->raw += (size_t)r->tokens * ((group_lanes(r, group) * bits + 7) / 8);
-		if (group_exceptions(r, group))
-			return CONTAINER_FAULT_EXCEPTION;
-		group_verbatim(r, group);
-		group_scatter(r, target, group, r->scratch->tile, LANES * r->element_bytes);
-	}
+	raw_find(r);
+	wrong = exceptions_find(&w);
+	while ((err = strips_round(strips)) > 0)
+		round_elements(&w, strips, wrong);
+	if (err || strips_close(strips))
+		return CONTAINER_FAULT_SEGMENT;
+	if (wrong)
+		return CONTAINER_FAULT_EXCEPTION;
+	count = r->scratch->exception_first[r->extent.groups_count];
+	r->exceptions_left -= count;
+	r->exception += (size_t)count * (EXCEPTION_INDEX_BYTES + r->element_bytes);
+	r->raw += r->scratch->raw_offset[r->extent.groups_count];
 	r->verbatim += (size_t)r->verbatim_tokens * r->extent.channels_count * r->element_bytes;
 	return CONTAINER_FAULT_NONE;
-}
-
-enum container_fault entry_reader_close(const struct entry_reader *r)
-{
-	return r->exceptions_left ? CONTAINER_FAULT_EXCEPTION : CONTAINER_FAULT_NONE;
 }
 
 int segment_decode(const struct container *container, uint32_t index,
@@ -210,12 +366,13 @@ int segment_decode(const struct container *container, uint32_t index,
 	enum container_fault fault = entry_reader_open(&reader, container, index, scratch);
 
 	for (uint32_t t = 0; !fault && t < reader.entry.tensors_count; t++) {
-		fault = entry_reader_classes(&reader);
+		fault = entry_reader_strips(&reader);
 		if (!fault)
 			fault = entry_reader_elements(&reader, &targets[t]);
 	}
 	if (!fault)
 		fault = entry_reader_close(&reader);
+	kernels_get()->write_end();
 	*ret_fault = fault;
 	return fault ? -EBADMSG : 0;
 }

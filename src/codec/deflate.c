@@ -11,6 +11,7 @@
 #include <libdeflate.h>
 
 #include "base/crc.h"
+#include "codec/strips.h"
 #include "codec/symbols.h"
 
 #define WINDOW_BITS  15 /* no matches, but zlib slides its hash once a window */
@@ -106,6 +107,13 @@ static int deflate_decode(struct codec_scratch *scratch, const struct class_sour
 	return err;
 }
 
+static int deflate_open_strips(struct codec_scratch *scratch, const struct class_source *source,
+			       const uint8_t *frequency, struct class_plane *plane)
+{
+	strips_open_plane(scratch->strips, plane);
+	return deflate_decode(scratch, source, frequency, plane);
+}
+
 const struct lossless_ops lossless_deflate = {
     .name = "deflate",
     .codec = SSV_CODEC_DEFLATE,
@@ -113,6 +121,7 @@ const struct lossless_ops lossless_deflate = {
     .tensors_max = ENTRY_TENSORS_MAX,
     .encode = deflate_encode,
     .decode = deflate_decode,
+    .open_strips = deflate_open_strips,
     .arena_bytes = deflate_arena_bytes,
     .init = deflate_init,
     .fini = deflate_fini,

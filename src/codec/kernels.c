@@ -22,10 +22,12 @@
 const struct kernels kernels_scalar = {
     .name = "scalar",
 
-    .r16_decode = scalar_r16_decode,
+    .r16_table = scalar_r16_table,
+    .r16_strip = scalar_r16_strip,
     .dequantise = scalar_dequantise,
     .join = scalar_join,
-    .scatter = scalar_scatter,
+    .write = scalar_write,
+    .write_end = scalar_write_end,
 
     .r16_encode = scalar_r16_encode,
     .split = scalar_split,
@@ -39,10 +41,12 @@ const struct kernels kernels_scalar = {
 static const struct kernels kernels_avx512 = {
     .name = "avx512",
 
-    .r16_decode = scalar_r16_decode,
-    .dequantise = scalar_dequantise,
-    .join = scalar_join,
-    .scatter = scalar_scatter,
+    .r16_table = avx512_r16_table,
+    .r16_strip = avx512_r16_strip,
+    .dequantise = avx512_dequantise,
+    .join = avx512_join,
+    .write = avx512_write,
+    .write_end = avx512_write_end,
 
     .r16_encode = scalar_r16_encode,
     .split = scalar_split,
@@ -55,10 +59,12 @@ static const struct kernels kernels_avx512 = {
 static const struct kernels kernels_avx2 = {
     .name = "avx2",
 
-    .r16_decode = scalar_r16_decode,
+    .r16_table = scalar_r16_table,
+    .r16_strip = scalar_r16_strip,
     .dequantise = scalar_dequantise,
     .join = scalar_join,
-    .scatter = scalar_scatter,
+    .write = scalar_write,
+    .write_end = scalar_write_end,
 
     .r16_encode = scalar_r16_encode,
     .split = scalar_split,
@@ -86,10 +92,12 @@ static int avx2_runs(void)
 static const struct kernels kernels_neon = {
     .name = "neon",
 
-    .r16_decode = scalar_r16_decode,
+    .r16_table = scalar_r16_table,
+    .r16_strip = scalar_r16_strip,
     .dequantise = scalar_dequantise,
     .join = scalar_join,
-    .scatter = scalar_scatter,
+    .write = scalar_write,
+    .write_end = scalar_write_end,
 
     .r16_encode = scalar_r16_encode,
     .split = scalar_split,

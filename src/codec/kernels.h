@@ -4,7 +4,7 @@
  *
  * kernels_scalar is the reference: another table must produce the same bytes from the same input,
  * and on damaged input the same verdict. Kernels trust their jobs (lengths, raw bits, frequencies
- * were checked before), except r16_decode, which judges its streams itself.
+ * were checked before); what r16_strip finds wrong with a stream it notes there.
  *
  * Threads: kernels_use() before others run; everything else at any time.
  */
@@ -17,14 +17,33 @@
 
 #define R16_STREAMS_MAX  4u
 #define R16_STATES_BYTES 128u
+#define STRIP_TOKENS_MAX 64u /* tokens that a strip may have */
 
-/* The streams of an entry. Stream k holds groups k*n/S .. (k+1)*n/S - 1 of the plane's n. */
-struct r16_job {
-	const uint8_t *stream[R16_STREAMS_MAX]; /* readable for 64 bytes past their ends */
-	uint32_t stream_bytes[R16_STREAMS_MAX]; /* R16_STATES_BYTES or more */
-	uint32_t streams_count;
-	const uint8_t *frequency; /* [groups][16] */
-	const struct class_plane *plane;
+/* Where a stream stands between two strips. */
+struct r16_stream {
+	_Alignas(CACHE_LINE_BYTES) uint8_t low[LANES]; /* bytes of the lanes' states */
+	uint8_t high[LANES];
+	const uint8_t *next, *end; /* readable for 64 bytes past end */
+	uint32_t over;             /* 1: it was read past its end, it is damaged */
+};
+
+/* A group's frequencies as a level wants them: each fills what it reads. */
+struct r16_table {
+	_Alignas(CACHE_LINE_BYTES) uint8_t symbol[256 + CACHE_LINE_BYTES]; /* owner of a slot */
+	uint32_t slot[256]; /* f << 16 | (slot - c) << 8 | owner */
+	uint8_t frequency[16], start[16];
+	/* owner = base of the slot's upper half byte + how many of its bounds lie below it */
+	uint8_t base[16], bound[15][16];
+	uint32_t bounds_count;
+};
+
+/* The same tokens of one group of each of some streams. */
+struct r16_strip {
+	struct r16_stream *stream[R16_STREAMS_MAX];
+	const struct r16_table *table[R16_STREAMS_MAX];
+	uint8_t *classes[R16_STREAMS_MAX]; /* [tokens][64], lane order */
+	uint32_t lanes[R16_STREAMS_MAX];   /* of the group: less than 64 in one of them at most */
+	uint32_t streams_count, tokens;
 };
 
 /* One stream to encode: groups group0 .. group_end - 1. It is written backwards from end. */
@@ -35,27 +54,51 @@ struct r16_encode_job {
 	uint8_t *begin, *end;
 };
 
-/* One group of one tensor, from classes and raw bits to elements in place order. */
+/*
+ * Parameters of a group's lanes. Integers stand in split order (even lanes, then odd ones), scales
+ * in fours (lanes 0, 4, 8 ..., then 1, 5, 9 ...): so that vectors are loaded as they are.
+ */
+struct tile_lanes {
+	_Alignas(CACHE_LINE_BYTES) int16_t offset[LANES];
+	int16_t delta[LANES];   /* -1 where the previous token is the base */
+	int16_t integer[LANES]; /* the previous token's integers; before the first: offset */
+	float scale[LANES];
+	uint8_t has_delta;
+	uint8_t is_uniform; /* no offset, no delta, one scale */
+};
+
+static inline uint32_t lane_split(uint32_t lane)
+{
+	return (lane & 1) * (LANES / 2) + lane / 2;
+}
+
+static inline uint32_t lane_four(uint32_t lane)
+{
+	return (lane & 3) * (LANES / 4) + lane / 4;
+}
+
+/* Some tokens of one group of one tensor, from classes and raw bits to elements in place order. */
 struct tile_job {
 	const uint8_t *classes; /* [tokens][64], lane order */
 	const uint8_t *raw;     /* [tokens][ceil(lanes * raw_bits / 8)], then 64 readable bytes */
 	uint32_t tokens, lanes, raw_bits;
 	uint8_t dtype;
 	const uint8_t *exponent; /* lossless: [16] */
-	const int16_t *offset;   /* [64], lane order */
-	const int16_t *delta;    /* [64], lane order: -1 where the previous token is the base */
-	const float *scale;      /* [64], lane order */
-	uint8_t *tile;           /* [tokens][64] elements */
+	struct tile_lanes *lane; /* quantised; its integers are moved on */
+	uint8_t *tile;           /* [tokens][64] elements, aligned to a cache line */
 };
 
 /* Elements of one group to where they belong. */
-struct scatter_job {
+struct write_job {
 	const uint8_t *elements; /* [tokens] rows of row_bytes, the group's places in order */
 	uint32_t row_bytes;
 	uint32_t tokens, lanes, element_bytes;
 	const uint32_t *place; /* [lanes]: byte offset of each place in a token */
 	uint8_t *const *token; /* [tokens]: NULL: not wanted */
-	uint32_t token_stride;
+	uint32_t run_bytes;    /* places lie together in runs of so many bytes; divides a row */
+	/* Not 0: all tokens are wanted, and their runs lie one behind the other (a transposed
+	 * layout): token[t] = token[0] + t * run_bytes, run_bytes is 1, 2, 4 or 8. */
+	uint8_t is_transposed;
 };
 
 /* One group of one tensor, lossless: exponents to classes, sign and mantissa to raw bits. */
@@ -120,12 +163,17 @@ struct measure_job {
 
 struct kernels {
 	const char *name;
-	SSV_MUST_CHECK int (*r16_decode)(const struct r16_job *job); /* 0 or -EBADMSG */
-	/* Returns where the stream begins, or NULL when it does not fit. */
-	uint8_t *(*r16_encode)(const struct r16_encode_job *job);
+
+	/* -EBADMSG: frequencies that do not sum to 256. */
+	SSV_MUST_CHECK int (*r16_table)(struct r16_table *table, const uint8_t frequency[16]);
+	void (*r16_strip)(const struct r16_strip *strip);
 	void (*dequantise)(const struct tile_job *job);
 	void (*join)(const struct tile_job *job); /* lossless: exponent, sign and mantissa */
-	void (*scatter)(const struct scatter_job *job);
+	void (*write)(const struct write_job *job);
+	void (*write_end)(void); /* what was written is to be handed to another thread */
+
+	/* Returns where the stream begins, or NULL when it does not fit. */
+	uint8_t *(*r16_encode)(const struct r16_encode_job *job);
 	void (*split)(const struct split_job *job);
 	void (*load)(const struct load_job *job);
 	void (*quantise)(const struct quantise_job *job);

@@ -49,6 +49,11 @@ struct lossless_ops {
 	int (*decode)(struct codec_scratch *scratch, const struct class_source *source,
 		      const uint8_t *frequency, struct class_plane *plane);
 
+	/* The same, but to be read in strips (strips.h) from scratch->strips: back ends that
+	 * decode whole planes do so here. */
+	int (*open_strips)(struct codec_scratch *scratch, const struct class_source *source,
+			   const uint8_t *frequency, struct class_plane *plane);
+
 	/* Called once, at start and end. Memory comes from scratch->arena. */
 	uint64_t (*arena_bytes)(void);
 	int (*init)(struct codec_scratch *scratch);

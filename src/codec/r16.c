@@ -9,6 +9,7 @@
 #include "base/bytes.h"
 #include "codec/kernels.h"
 #include "codec/lossless.h"
+#include "codec/strips.h"
 
 #define LENGTH_BYTES 4u
 
@@ -53,28 +54,32 @@ static int r16_encode(struct codec_scratch *scratch, const struct class_plane *p
 	return 0;
 }
 
+static int r16_open_strips(struct codec_scratch *scratch, const struct class_source *source,
+			   const uint8_t *frequency, struct class_plane *plane)
+{
+	return strips_open_r16(scratch->strips, plane, frequency, source->bytes,
+			       source->bytes_count, source->streams_count);
+}
+
 static int r16_decode(struct codec_scratch *scratch, const struct class_source *source,
 		      const uint8_t *frequency, struct class_plane *plane)
 {
-	struct r16_job job = {
-	    .streams_count = source->streams_count, .frequency = frequency, .plane = plane};
-	uint32_t offset = source->streams_count * LENGTH_BYTES;
+	struct class_strips *strips = scratch->strips;
+	int err = r16_open_strips(scratch, source, frequency, plane);
 
-	(void)scratch;
-	if (source->streams_count > R16_STREAMS_MAX || source->bytes_count < offset)
-		return -EBADMSG;
-	for (uint32_t k = 0; k < source->streams_count; k++) {
-		uint32_t bytes = load_le32(source->bytes + (size_t)k * LENGTH_BYTES);
+	while (!err && (err = strips_round(strips)) > 0) {
+		uint8_t *classes[R16_STREAMS_MAX] = {0};
+		uint32_t tokens;
 
-		if (bytes < R16_STATES_BYTES || bytes > source->bytes_count - offset)
-			return -EBADMSG;
-		job.stream[k] = source->bytes + offset;
-		job.stream_bytes[k] = bytes;
-		offset += bytes;
+		err = 0;
+		for (uint32_t t = 0; t < plane->tokens; t += tokens) {
+			tokens = (uint32_t)u64_min(plane->tokens - t, STRIP_TOKENS_MAX);
+			for (uint32_t i = 0; i < strips->groups_count; i++)
+				classes[i] = plane_group(plane, strips->group[i]) + t * LANES;
+			strips_next(strips, t, tokens, classes);
+		}
 	}
-	if (offset != source->bytes_count)
-		return -EBADMSG;
-	return kernels_get()->r16_decode(&job);
+	return err ? err : strips_close(strips);
 }
 
 const struct lossless_ops lossless_r16 = {
@@ -84,6 +89,7 @@ const struct lossless_ops lossless_r16 = {
     .tensors_max = 1,
     .encode = r16_encode,
     .decode = r16_decode,
+    .open_strips = r16_open_strips,
     .arena_bytes = lossless_no_arena,
     .init = lossless_no_init,
     .fini = lossless_no_fini,

@@ -2,8 +2,8 @@
 /*
  * reader.h - one entry of a container, read tensor by tensor: for decoding and for transcoding.
  *
- * entry_reader_open -> { entry_reader_classes, entry_reader_elements }* for each tensor in order ->
- * entry_reader_close. An entry that is stored has one tensor and no classes.
+ * entry_reader_open -> { entry_reader_strips or _classes, entry_reader_elements }* for each tensor
+ * in order -> entry_reader_close. An entry that is stored has one tensor and no classes.
  */
 #ifndef SSV_CODEC_READER_H
 #define SSV_CODEC_READER_H
@@ -41,6 +41,8 @@ SSV_MUST_CHECK enum container_fault entry_reader_open(struct entry_reader *reade
 						      struct codec_scratch *scratch);
 /* Go to the next tensor; unless stored, decode its classes to reader->plane. */
 SSV_MUST_CHECK enum container_fault entry_reader_classes(struct entry_reader *reader);
+/* The same, but the classes of r16 are decoded while the elements are written. */
+SSV_MUST_CHECK enum container_fault entry_reader_strips(struct entry_reader *reader);
 /* Write the tensor's elements; moves raw, exception and verbatim past its share of them. */
 SSV_MUST_CHECK enum container_fault entry_reader_elements(struct entry_reader *reader,
 							  const struct decode_target *target);

@@ -8,11 +8,13 @@
 
 #include "codec/kernels.h"
 
-SSV_MUST_CHECK int scalar_r16_decode(const struct r16_job *job);
+SSV_MUST_CHECK int scalar_r16_table(struct r16_table *table, const uint8_t frequency[16]);
+void scalar_r16_strip(const struct r16_strip *strip);
 uint8_t *scalar_r16_encode(const struct r16_encode_job *job);
 void scalar_dequantise(const struct tile_job *job);
 void scalar_join(const struct tile_job *job);
-void scalar_scatter(const struct scatter_job *job);
+void scalar_write(const struct write_job *job);
+void scalar_write_end(void);
 void scalar_split(const struct split_job *job);
 void scalar_load(const struct load_job *job);
 void scalar_quantise(const struct quantise_job *job);

@@ -117,29 +117,47 @@ static inline void write_row(const float *x, uint32_t lanes, uint8_t dtype, uint
 	}
 }
 
+/* A group's parameters in lane order, for loops over lanes. */
+struct lane_order {
+	int16_t integer[LANES], offset[LANES], delta[LANES];
+	float scale[LANES];
+};
+
+static void lanes_load(const struct tile_lanes *lane, struct lane_order *order)
+{
+	for (uint32_t i = 0; i < LANES; i++) {
+		order->integer[i] = lane->integer[lane_split(i)];
+		order->offset[i] = lane->offset[lane_split(i)];
+		order->delta[i] = lane->delta[lane_split(i)];
+		order->scale[i] = lane->scale[lane_four(i)];
+	}
+}
+
 void scalar_dequantise(const struct tile_job *job)
 {
 	uint32_t element_bytes = dtype_bytes(job->dtype), bits = job->raw_bits;
 	uint32_t raw_bytes = (job->lanes * bits + 7) / 8;
 	uint8_t raw[LANES] = {0};
-	int16_t integer[LANES];
+	struct lane_order p;
 	float x[LANES];
 
-	memcpy(integer, job->offset, sizeof(integer));
+	lanes_load(job->lane, &p);
 	for (uint32_t token = 0; token < job->tokens; token++) {
 		const uint8_t *classes = job->classes + token * LANES;
 
 		raw_row(job->raw + (size_t)token * raw_bytes, job->lanes, bits, raw);
 		for (uint32_t i = 0; i < LANES; i++) {
-			int base = (integer[i] & job->delta[i]) | (job->offset[i] & ~job->delta[i]);
+			int base = (p.integer[i] & p.delta[i]) | (p.offset[i] & ~p.delta[i]);
 			int symbol = (classes[i] << bits) + raw[i];
 
 			/* modulo 2^16, as the format says */
-			integer[i] = (int16_t)(base + symbol - (8 << bits));
-			x[i] = (float)integer[i] * job->scale[i];
+			p.integer[i] = (int16_t)(base + symbol - (8 << bits));
+			x[i] = (float)p.integer[i] * p.scale[i];
 		}
 		write_row(x, job->lanes, job->dtype, job->tile + token * LANES * element_bytes);
 	}
+	for (uint32_t i = 0; i < LANES; i++)
+		job->lane->integer[lane_split(i)] = p.integer[i];
 }
 
 /* Sign and mantissa of each lane of a row: `bits` bits, the mantissa below the sign. */
@@ -231,97 +249,59 @@ void scalar_join(const struct tile_job *job)
 	}
 }
 
-/* Places that follow one another at the destination too. */
-struct run {
-	uint32_t place, count;
-};
-
-static uint32_t find_runs(const struct scatter_job *job, struct run runs[LANES])
+static inline __attribute__((always_inline)) void write_rows(const struct write_job *job,
+							     const uint32_t run_bytes)
 {
-	uint32_t count = 0;
+	uint32_t step = run_bytes / job->element_bytes;
 
-	for (uint32_t p = 0; p < job->lanes; p++) {
-		if (p && job->place[p] == job->place[p - 1] + job->element_bytes) {
-			runs[count - 1].count++;
-			continue;
-		}
-		runs[count].place = p;
-		runs[count++].count = 1;
-	}
-	return count;
-}
-
-static void scatter_rows(const struct scatter_job *job, const struct run *runs, uint32_t count)
-{
 	for (uint32_t token = 0; token < job->tokens; token++) {
 		const uint8_t *row = job->elements + (size_t)token * job->row_bytes;
 		uint8_t *out = job->token[token];
 
 		if (!out)
 			continue;
-		for (uint32_t r = 0; r < count; r++)
-			memcpy(out + job->place[runs[r].place],
-			       row + runs[r].place * job->element_bytes,
-			       runs[r].count * job->element_bytes);
+		for (uint32_t p = 0; p < job->lanes; p += step, row += run_bytes)
+			memcpy(out + job->place[p], row, run_bytes);
 	}
 }
 
-/* Tokens from `first` on whose addresses are token_stride apart. */
-static uint32_t tokens_in_step(const struct scatter_job *job, uint32_t first)
+/* Tokens of a channel lie one behind the other: the inner loop runs along them. */
+static inline __attribute__((always_inline)) void write_columns(const struct write_job *job,
+								const uint32_t run_bytes)
 {
-	uint32_t end = first + 1;
+	uint32_t step = run_bytes / job->element_bytes;
 
-	while (end < job->tokens && job->token[end] &&
-	       (uintptr_t)job->token[end] == (uintptr_t)job->token[end - 1] + job->token_stride)
-		end++;
-	return end - first;
-}
+	for (uint32_t p = 0; p < job->lanes; p += step) {
+		const uint8_t *in = job->elements + p * job->element_bytes;
+		uint8_t *out = job->token[0] + job->place[p];
 
-#define SCATTER_COLUMNS(name, type)                                                            \
-	static void name(const struct scatter_job *job, uint32_t first, uint32_t count)        \
-	{                                                                                      \
-		for (uint32_t p = 0; p < job->lanes; p++) {                                    \
-			const uint8_t *in =                                                    \
-			    job->elements + (size_t)first * job->row_bytes + p * sizeof(type); \
-			uint8_t *out = job->token[first] + job->place[p];                      \
-                                                                                               \
-			for (uint32_t t = 0; t < count; t++, in += job->row_bytes) {           \
-				memcpy(out, in, sizeof(type));                                 \
-				out += job->token_stride;                                      \
-			}                                                                      \
-		}                                                                              \
-	}
-
-SCATTER_COLUMNS(scatter_columns8, uint8_t)
-SCATTER_COLUMNS(scatter_columns16, uint16_t)
-SCATTER_COLUMNS(scatter_columns32, uint32_t)
-
-/* A transposed layout: tokens of a channel lie close to one another. */
-static void scatter_transposed(const struct scatter_job *job)
-{
-	uint32_t count;
-
-	for (uint32_t token = 0; token < job->tokens; token += count) {
-		count = 1;
-		if (!job->token[token])
-			continue;
-		count = tokens_in_step(job, token);
-		if (job->element_bytes == 1)
-			scatter_columns8(job, token, count);
-		else if (job->element_bytes == 2)
-			scatter_columns16(job, token, count);
-		else
-			scatter_columns32(job, token, count);
+		for (uint32_t t = 0; t < job->tokens; t++, in += job->row_bytes, out += run_bytes)
+			memcpy(out, in, run_bytes);
 	}
 }
 
-void scalar_scatter(const struct scatter_job *job)
-{
-	struct run runs[LANES];
-	uint32_t count = find_runs(job, runs);
+#define WRITE_CASE(bytes)                          \
+	case bytes:                                \
+		if (job->is_transposed)            \
+			write_columns(job, bytes); \
+		else                               \
+			write_rows(job, bytes);    \
+		break
 
-	if (count == job->lanes && job->token_stride)
-		scatter_transposed(job);
-	else
-		scatter_rows(job, runs, count);
+void scalar_write(const struct write_job *job)
+{
+	switch (job->run_bytes) {
+		WRITE_CASE(1);
+		WRITE_CASE(2);
+		WRITE_CASE(4);
+		WRITE_CASE(8);
+	default:
+		write_rows(job, job->run_bytes);
+		break;
+	}
+}
+
+void scalar_write_end(void)
+{
+	/* ordinary stores: whoever hands the memory over orders them */
 }

@@ -22,20 +22,7 @@ static inline uint32_t start_state(uint32_t lane)
 	return R16_TOTAL + (lane * 37 & 255);
 }
 
-/* By slot: f << 16 | (slot - c) << 8 | symbol. */
-struct slot_table {
-	uint32_t slot[R16_TOTAL];
-};
-
-struct decoder {
-	uint16_t x[LANES];
-	const uint8_t *next, *end;
-	uint32_t group, group_end;
-	uint8_t over;
-	struct slot_table table;
-};
-
-static int table_fill(struct slot_table *table, const uint8_t frequency[16])
+int scalar_r16_table(struct r16_table *table, const uint8_t frequency[16])
 {
 	uint32_t slot = 0;
 
@@ -50,28 +37,14 @@ static int table_fill(struct slot_table *table, const uint8_t frequency[16])
 	return slot == R16_TOTAL ? 0 : -EBADMSG;
 }
 
-static void decoder_open(struct decoder *d, const struct r16_job *job, uint32_t stream)
-{
-	uint32_t groups = job->plane->groups_count, streams = job->streams_count;
-	const uint8_t *bytes = job->stream[stream];
-
-	for (uint32_t lane = 0; lane < LANES; lane++)
-		d->x[lane] = (uint16_t)(bytes[lane] | bytes[LANES + lane] << 8);
-	d->next = bytes + R16_STATES_BYTES;
-	d->end = bytes + job->stream_bytes[stream];
-	d->group = stream * groups / streams;
-	d->group_end = (stream + 1) * groups / streams;
-	d->over = 0;
-}
-
 /* One step of `lanes` lanes; the caller holds the pointer at the end afterwards. */
 static inline __attribute__((always_inline)) const uint8_t *
-step(uint16_t *restrict x, const struct slot_table *restrict table, const uint8_t *restrict next,
+step(uint16_t *restrict x, const uint32_t *restrict slots, const uint8_t *restrict next,
      uint8_t *restrict symbols, uint32_t lanes)
 {
 #pragma GCC unroll 4
 	for (uint32_t lane = 0; lane < lanes; lane++) {
-		uint32_t entry = table->slot[x[lane] & 255];
+		uint32_t entry = slots[x[lane] & 255];
 		uint32_t state = (entry >> 16) * (x[lane] >> 8) + (entry >> 8 & 255);
 		uint32_t more = state << 8 | *next;
 		/* all ones or none: a branch here could not be predicted */
@@ -84,49 +57,32 @@ step(uint16_t *restrict x, const struct slot_table *restrict table, const uint8_
 	return next;
 }
 
-/* Decode one group of a stream. */
-static int decoder_group(struct decoder *d, const struct r16_job *job)
+static void strip_stream(struct r16_stream *stream, const uint32_t *slots, uint8_t *symbols,
+			 uint32_t lanes, uint32_t tokens)
 {
-	uint32_t lanes = plane_lanes(job->plane, d->group);
-	uint8_t *symbols = plane_group(job->plane, d->group);
-	uint32_t tokens = job->plane->tokens;
-
-	if (table_fill(&d->table, job->frequency + (size_t)d->group * 16))
-		return -EBADMSG;
-	for (uint32_t token = 0; token < tokens; token++, symbols += LANES) {
-		if (lanes == LANES)
-			d->next = step(d->x, &d->table, d->next, symbols, LANES);
-		else
-			d->next = step(d->x, &d->table, d->next, symbols, lanes);
-		d->over |= d->next > d->end;
-		d->next = d->next > d->end ? d->end : d->next;
-	}
-	d->group++;
-	return 0;
-}
-
-static int decoder_is_done(const struct decoder *d)
-{
-	uint32_t wrong = d->over | (d->next != d->end);
+	uint16_t x[LANES];
 
 	for (uint32_t lane = 0; lane < LANES; lane++)
-		wrong |= d->x[lane] ^ start_state(lane);
-	return !wrong;
+		x[lane] = (uint16_t)(stream->low[lane] | stream->high[lane] << 8);
+	for (uint32_t token = 0; token < tokens; token++, symbols += LANES) {
+		if (lanes == LANES)
+			stream->next = step(x, slots, stream->next, symbols, LANES);
+		else
+			stream->next = step(x, slots, stream->next, symbols, lanes);
+		stream->over |= stream->next > stream->end;
+		stream->next = stream->next > stream->end ? stream->end : stream->next;
+	}
+	for (uint32_t lane = 0; lane < LANES; lane++) {
+		stream->low[lane] = (uint8_t)x[lane];
+		stream->high[lane] = (uint8_t)(x[lane] >> 8);
+	}
 }
 
-int scalar_r16_decode(const struct r16_job *job)
+void scalar_r16_strip(const struct r16_strip *strip)
 {
-	struct decoder d;
-
-	for (uint32_t stream = 0; stream < job->streams_count; stream++) {
-		decoder_open(&d, job, stream);
-		while (d.group < d.group_end)
-			if (decoder_group(&d, job))
-				return -EBADMSG;
-		if (!decoder_is_done(&d))
-			return -EBADMSG;
-	}
-	return 0;
+	for (uint32_t k = 0; k < strip->streams_count; k++)
+		strip_stream(strip->stream[k], strip->table[k]->slot, strip->classes[k],
+			     strip->lanes[k], strip->tokens);
 }
 
 /* By symbol: what one encoding step needs. reciprocal = ceil(2^24 / f), exact for states < 2^16. */

@@ -9,6 +9,7 @@
 
 #include "codec/codec.h"
 #include "codec/lossless.h"
+#include "codec/strips.h"
 
 #define ELEMENT_BYTES_MAX 4u
 #define TILE_ELEMENTS     (SSV_CHUNK_TOKENS * LANES)
@@ -47,7 +48,12 @@ static void lay_out(struct codec_scratch *s, struct arena *arena, uint32_t chann
 	s->classes = arena_take(arena, elements);
 	s->pairs = arena_take(arena, s->pairs_bytes + CACHE_LINE_BYTES);
 	s->packed = arena_take(arena, elements / 2);
-	s->tile = arena_take(arena, TILE_ELEMENTS * ELEMENT_BYTES_MAX);
+	s->strips = arena_take(arena, sizeof(*s->strips));
+	s->strip_classes = arena_take(arena, R16_STREAMS_MAX * STRIP_TOKENS_MAX * LANES);
+	s->tile = arena_take(arena, STRIP_TOKENS_MAX * LANES * ELEMENT_BYTES_MAX);
+	s->exception_first = arena_take(arena, (groups + 1) * sizeof(*s->exception_first));
+	s->raw_offset = arena_take(arena, (groups + 1) * sizeof(*s->raw_offset));
+	s->token_run = arena_take(arena, SSV_CHUNK_TOKENS * sizeof(*s->token_run));
 	s->integers = arena_take(arena, TILE_ELEMENTS * sizeof(*s->integers));
 	s->exceptions = arena_take(arena, s->exceptions_bytes);
 	s->position = arena_take(arena, channels_max * sizeof(*s->position));

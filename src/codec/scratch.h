@@ -14,6 +14,7 @@
 
 #define PAIRS_BYTES_MAX (2u << 20) /* class bytes of one entry that inflating may produce */
 
+struct class_strips;
 struct libdeflate_decompressor;
 struct ZSTD_CCtx_s;
 struct ZSTD_DCtx_s;
@@ -29,9 +30,14 @@ struct codec_scratch {
 	uint8_t *classes; /* [groups_max][SSV_CHUNK_TOKENS][64] */
 	uint8_t *pairs;   /* class pairs of an entry, inflated */
 	uint32_t pairs_bytes;
-	uint8_t *packed;   /* class pairs of a tensor, to be coded */
-	uint8_t *tile;     /* one group: [SSV_CHUNK_TOKENS][64] elements of up to 4 bytes */
-	int16_t *integers; /* encoding, one group: [SSV_CHUNK_TOKENS][64] */
+	uint8_t *packed; /* class pairs of a tensor, to be coded */
+	struct class_strips *strips;
+	uint8_t *strip_classes;    /* [R16_STREAMS_MAX][STRIP_TOKENS_MAX][64] */
+	uint8_t *tile;             /* a group's strip: [STRIP_TOKENS_MAX][64] elements */
+	uint32_t *exception_first; /* [groups_max + 1]: of a tensor's exceptions, by group */
+	uint32_t *raw_offset;      /* [groups_max + 1]: of a tensor's raw bits, by group */
+	uint16_t *token_run;       /* [SSV_CHUNK_TOKENS]: tokens in step from one on */
+	int16_t *integers;         /* encoding, one group: [SSV_CHUNK_TOKENS][64] */
 	uint8_t *exceptions;
 	uint64_t exceptions_bytes;
 	uint16_t *position;   /* [channels_max]: where a channel stands in the meta's order */

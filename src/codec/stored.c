@@ -37,6 +37,7 @@ const struct lossless_ops lossless_stored = {
     .tensors_max = 1,
     .encode = stored_encode,
     .decode = stored_decode,
+    .open_strips = stored_decode,
     .arena_bytes = lossless_no_arena,
     .init = lossless_no_init,
     .fini = lossless_no_fini,

@@ -18,27 +18,75 @@ float step_scale(uint16_t step_bits, uint8_t factor)
 	return f32_from_fp16(step_bits) * mantissa[factor & 7] * power;
 }
 
-void group_load(const struct tensor_meta *meta, const struct tensor_extent *extent, uint32_t dim,
-		uint32_t group, struct group_parameters *ret_parameters)
+/* Steps of a group's lanes, head by head. */
+static void scales_load(const struct tensor_meta *meta, const struct tensor_extent *extent,
+			uint32_t dim, uint32_t group, struct tile_lanes *lane)
 {
-	struct group_parameters *p = ret_parameters;
-	uint32_t lanes = (uint32_t)u64_min(LANES, extent->channels_count - (uint64_t)group * LANES);
+	uint32_t place0 = group * LANES, end;
+	uint32_t lanes = (uint32_t)u64_min(LANES, extent->channels_count - place0);
+	uint32_t head = (extent->channel0 + place0) / dim;
 
-	memset(p, 0, sizeof(*p));
-	for (uint32_t lane = 0; lane < lanes; lane++) {
-		uint32_t place = group * LANES + lane_channel(lane, lanes);
-		uint32_t c = meta_channel(meta, place);
+	for (uint32_t p = 0; p < lanes; p = end, head++) {
+		float scale = step_scale(load_le16(meta->steps + 2 * (head - extent->head0)),
+					 STEP_FACTOR_ONE);
+
+		end = (uint32_t)u64_min(lanes, (head + 1) * dim - extent->channel0 - place0);
+		if (end - p == LANES) {
+			lane->is_uniform = 1;
+			for (uint32_t i = 0; i < LANES; i++)
+				lane->scale[i] = scale;
+			return;
+		}
+		for (uint32_t i = p; i < end; i++)
+			lane->scale[lane_four(channel_lane(i, lanes))] = scale;
+	}
+}
+
+/* The same one by one: channels in another order, or with factors. */
+static void scales_load_each(const struct tensor_meta *meta, const struct tensor_extent *extent,
+			     uint32_t dim, uint32_t group, struct tile_lanes *lane)
+{
+	uint32_t place0 = group * LANES;
+	uint32_t lanes = (uint32_t)u64_min(LANES, extent->channels_count - place0);
+
+	for (uint32_t p = 0; p < lanes; p++) {
+		uint32_t c = meta_channel(meta, place0 + p);
 		uint32_t head = (extent->channel0 + c) / dim - extent->head0;
 		uint8_t factor = meta->factor ? meta->factor[c] : STEP_FACTOR_ONE;
 
-		p->scale[lane] = step_scale(load_le16(meta->steps + 2 * head), factor);
-		if (meta->flags & TENSOR_OFFSET_I8)
-			p->offset[lane] = (int8_t)meta->offsets[c];
-		else if (meta->flags & TENSOR_OFFSET_I16)
-			p->offset[lane] = (int16_t)load_le16(meta->offsets + 2 * c);
-		if (meta->delta && meta->delta[c / 8] >> c % 8 & 1)
-			p->delta[lane] = -1;
+		lane->scale[lane_four(channel_lane(p, lanes))] =
+		    step_scale(load_le16(meta->steps + 2 * head), factor);
 	}
+}
+
+void group_load(const struct tensor_meta *meta, const struct tensor_extent *extent, uint32_t dim,
+		uint32_t group, struct tile_lanes *ret_lane)
+{
+	struct tile_lanes *lane = ret_lane;
+	uint32_t place0 = group * LANES;
+	uint32_t lanes = (uint32_t)u64_min(LANES, extent->channels_count - place0);
+
+	memset(lane, 0, sizeof(*lane));
+	if (meta->order || meta->factor)
+		scales_load_each(meta, extent, dim, group, lane);
+	else
+		scales_load(meta, extent, dim, group, lane);
+	if (!meta->offsets && !meta->delta)
+		return;
+	lane->is_uniform = 0;
+	lane->has_delta = meta->delta != NULL;
+	for (uint32_t p = 0; p < lanes; p++) {
+		uint32_t c = meta_channel(meta, place0 + p);
+		uint32_t at = lane_split(channel_lane(p, lanes));
+
+		if (meta->flags & TENSOR_OFFSET_I8)
+			lane->offset[at] = (int8_t)meta->offsets[c];
+		else if (meta->flags & TENSOR_OFFSET_I16)
+			lane->offset[at] = (int16_t)load_le16(meta->offsets + 2 * c);
+		if (meta->delta && meta->delta[c / 8] >> c % 8 & 1)
+			lane->delta[at] = -1;
+	}
+	memcpy(lane->integer, lane->offset, sizeof(lane->integer));
 }
 
 static uint32_t row_pairs(uint32_t lanes)

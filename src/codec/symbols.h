@@ -8,14 +8,8 @@
 
 #include "base/bytes.h"
 #include "chunk/container.h"
+#include "codec/kernels.h"
 #include "codec/lossless.h"
-
-/* Per-lane parameters of one group of a quantised tensor. */
-struct group_parameters {
-	int16_t offset[LANES];
-	int16_t delta[LANES]; /* -1: base is the previous token's integer */
-	float scale[LANES];
-};
 
 /* The factor's step size: M[b & 7] * 2^((b >> 3) - 23). No factor means STEP_FACTOR_ONE. */
 #define STEP_FACTOR_ONE 128u
@@ -24,7 +18,7 @@ float step_scale(uint16_t step_bits, uint8_t factor);
 
 /* Read one group's parameters; idle lanes get zeros. dim: of the tensor's part. */
 void group_load(const struct tensor_meta *meta, const struct tensor_extent *extent, uint32_t dim,
-		uint32_t group, struct group_parameters *ret_parameters);
+		uint32_t group, struct tile_lanes *ret_lane);
 
 /* Bytes of a plane as class pairs: byte k of a row is lane k | lane k+32 << 4. */
 uint32_t class_pairs_bytes(const struct class_plane *plane);

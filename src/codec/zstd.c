@@ -11,6 +11,7 @@
 #include <errno.h>
 
 #include "base/crc.h"
+#include "codec/strips.h"
 #include "codec/symbols.h"
 
 static const ZSTD_compressionParameters parameters = {
@@ -106,6 +107,13 @@ static int zstd_decode(struct codec_scratch *scratch, const struct class_source 
 	return 0;
 }
 
+static int zstd_open_strips(struct codec_scratch *scratch, const struct class_source *source,
+			    const uint8_t *frequency, struct class_plane *plane)
+{
+	strips_open_plane(scratch->strips, plane);
+	return zstd_decode(scratch, source, frequency, plane);
+}
+
 /* Both contexts are plain memory of the arena. */
 const struct lossless_ops lossless_zstd = {
     .name = "zstd",
@@ -114,6 +122,7 @@ const struct lossless_ops lossless_zstd = {
     .tensors_max = 1,
     .encode = zstd_encode,
     .decode = zstd_decode,
+    .open_strips = zstd_open_strips,
     .arena_bytes = zstd_arena_bytes,
     .init = zstd_init,
     .fini = lossless_no_fini,

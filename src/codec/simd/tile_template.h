@@ -1,0 +1,209 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * tile_template.h - classes and raw bits to elements, in the vector operations of the file that
+ * includes it.
+ *
+ * A lane's place follows from its number's two low bits (lanes.h): a 32-bit word of the row holds
+ * two neighbours of the group's first half and two of its second. Integers are kept as 16-bit
+ * numbers, even lanes apart from odd ones, so that offset and delta are an addition each; a word
+ * shifted or masked is then an integer times 2^16, and the scales are made smaller by as much.
+ * That changes no bit of the product: scales lie far from the smallest floats.
+ */
+#include <string.h>
+
+#include "codec/float.h"
+#include "codec/scalar.h"
+
+struct quantiser {
+	vec delta[2], constant[2], previous[2];
+	vecf scale[4];
+};
+
+INLINE void quantiser_load(struct quantiser *q, const struct tile_job *job, uint32_t index)
+{
+	const struct tile_lanes *lane = job->lane;
+	const vec middle = v_set32((uint32_t)(uint16_t) - (8 << job->raw_bits) * 0x10001u);
+	const uint32_t halves = VEC_BYTES / 2;
+
+	for (uint32_t i = 0; i < 2; i++) {
+		uint32_t at = i * LANES / 2 + index * halves;
+
+		q->delta[i] = v_load(lane->delta + at);
+		q->previous[i] = v_load(lane->integer + at);
+		q->constant[i] =
+		    v_add16(v_select(q->delta[i], v_set32(0), v_load(lane->offset + at)), middle);
+	}
+	for (uint32_t i = 0; i < 4; i++)
+		q->scale[i] = v_mul(v_loadf(lane->scale + i * LANES / 4 + index * VEC_BYTES / 4),
+				    v_setf(0x1p-16f));
+}
+
+INLINE void quantiser_store(const struct quantiser *q, struct tile_lanes *lane, uint32_t index)
+{
+	for (uint32_t i = 0; i < 2; i++)
+		v_store(lane->integer + i * LANES / 2 + index * VEC_BYTES / 2, q->previous[i]);
+}
+
+/* Symbols to x, lanes 4i + k in x[k]. */
+INLINE void quantiser_step(struct quantiser *q, vec even, vec odd, const int has_delta, vecf x[4])
+{
+	const vec upper = v_set32(0xffff0000);
+
+	even = v_add16(even, q->constant[0]);
+	odd = v_add16(odd, q->constant[1]);
+	if (has_delta) {
+		even = v_add16(even, v_and(q->previous[0], q->delta[0]));
+		odd = v_add16(odd, v_and(q->previous[1], q->delta[1]));
+		q->previous[0] = even;
+		q->previous[1] = odd;
+	}
+	x[0] = v_mul(v_float(v_shl32(even, 16)), q->scale[0]);
+	x[1] = v_mul(v_float(v_shl32(odd, 16)), q->scale[1]);
+	x[2] = v_mul(v_float(v_and(even, upper)), q->scale[2]);
+	x[3] = v_mul(v_float(v_and(odd, upper)), q->scale[3]);
+}
+
+/* Words of 16-bit elements: pairs of the first half and of the second; lanes in order if partial.
+ */
+INLINE void row16_store(uint8_t *row, uint32_t index, vec first, vec second, const int is_partial)
+{
+	if (!is_partial) {
+		v_store(row + index * VEC_BYTES, first);
+		v_store(row + LANES + index * VEC_BYTES, second);
+		return;
+	}
+	v_zip32(first, second, &first, &second);
+	v_store(row + 2 * index * VEC_BYTES, first);
+	v_store(row + (2 * index + 1) * VEC_BYTES, second);
+}
+
+INLINE void row32_store(uint8_t *row, uint32_t index, const vecf x[4])
+{
+	vec low, high;
+
+	for (uint32_t half = 0; half < 2; half++, row += 2 * LANES) {
+		v_zip32(v_bits(x[2 * half]), v_bits(x[2 * half + 1]), &low, &high);
+		v_store(row + 2 * index * VEC_BYTES, low);
+		v_store(row + (2 * index + 1) * VEC_BYTES, high);
+	}
+}
+
+INLINE void row_store(uint8_t *row, uint32_t index, const vecf x[4], const uint8_t dtype,
+		      const int is_partial)
+{
+	const vec upper = v_set32(0xffff0000), round = v_set32(0x8000);
+
+	if (dtype == SSV_DTYPE_FP32) {
+		row32_store(row, index, x);
+		return;
+	}
+	if (dtype == SSV_DTYPE_FP16) {
+		row16_store(row, index, v_or(v_half(x[0]), v_shl32(v_half(x[1]), 16)),
+			    v_or(v_half(x[2]), v_shl32(v_half(x[3]), 16)), is_partial);
+		return;
+	}
+	row16_store(row, index,
+		    v_select(upper, v_add32(v_bits(x[1]), round),
+			     v_shr32(v_add32(v_bits(x[0]), round), 16)),
+		    v_select(upper, v_add32(v_bits(x[3]), round),
+			     v_shr32(v_add32(v_bits(x[2]), round), 16)),
+		    is_partial);
+}
+
+INLINE void dequantise_run(const struct tile_job *job, const uint8_t dtype, const int is_wide,
+			   const int has_delta, const int is_partial)
+{
+	const uint32_t raw_bytes = (job->lanes * job->raw_bits + 7) / 8;
+	const uint32_t row_bytes = LANES * (dtype == SSV_DTYPE_FP32 ? 4 : 2);
+	struct fields fields;
+
+	fields_open(&fields, job->raw_bits);
+	for (uint32_t index = 0; index < ROW_VECS; index++) {
+		const uint8_t *classes = job->classes + index * VEC_BYTES, *raw = job->raw;
+		uint8_t *row = job->tile;
+		struct quantiser q;
+
+		quantiser_load(&q, job, index);
+		for (uint32_t token = 0; token < job->tokens; token++) {
+			vec even, odd;
+			vecf x[4];
+
+			v_symbols(&fields, classes, raw, index, is_wide, &even, &odd);
+			quantiser_step(&q, even, odd, has_delta, x);
+			row_store(row, index, x, dtype, is_partial);
+			classes += LANES;
+			raw += raw_bytes;
+			row += row_bytes;
+		}
+		if (has_delta)
+			quantiser_store(&q, job->lane, index);
+	}
+}
+
+INLINE void dequantise_dtype(const struct tile_job *job, const uint8_t dtype)
+{
+	if (job->lanes < LANES)
+		dequantise_run(job, dtype, 1, 1, 1);
+	else if (job->raw_bits > 4)
+		dequantise_run(job, dtype, 1, 1, 0);
+	else if (job->lane->has_delta)
+		dequantise_run(job, dtype, 0, 1, 0);
+	else
+		dequantise_run(job, dtype, 0, 0, 0);
+}
+
+void LEVEL(dequantise)(const struct tile_job *job)
+{
+	switch (job->dtype) {
+	case SSV_DTYPE_BF16:
+		dequantise_dtype(job, SSV_DTYPE_BF16);
+		break;
+	case SSV_DTYPE_FP16:
+		dequantise_dtype(job, SSV_DTYPE_FP16);
+		break;
+	case SSV_DTYPE_FP32:
+		if (job->lanes == LANES)
+			dequantise_dtype(job, SSV_DTYPE_FP32);
+		else
+			scalar_dequantise(job);
+		break;
+	default:
+		scalar_dequantise(job);
+		break;
+	}
+}
+
+/* bf16: exponent << 7 between the sign and the mantissa of the raw byte. */
+INLINE void join_run(const struct tile_job *job, const int is_partial)
+{
+	const vec sign = v_set32(0x80808080);
+	uint8_t upper[16], lower[16];
+
+	for (uint32_t i = 0; i < 16; i++) {
+		upper[i] = job->exponent[i] >> 1;
+		lower[i] = (uint8_t)(job->exponent[i] << 7);
+	}
+	for (uint32_t token = 0; token < job->tokens; token++) {
+		const uint8_t *raw = job->raw + (size_t)token * job->lanes;
+		uint8_t *row = job->tile + (size_t)token * LANES * 2;
+
+		for (uint32_t index = 0; index < ROW_VECS; index++) {
+			vec class = v_load(job->classes + token * LANES + index * VEC_BYTES);
+			vec field = v_load(raw + index * VEC_BYTES), first, second;
+
+			v_zip8(v_select(sign, v_table16(lower, class), field),
+			       v_select(sign, field, v_table16(upper, class)), &first, &second);
+			row16_store(row, index, first, second, is_partial);
+		}
+	}
+}
+
+void LEVEL(join)(const struct tile_job *job)
+{
+	if (job->dtype != SSV_DTYPE_BF16)
+		scalar_join(job);
+	else if (job->lanes == LANES)
+		join_run(job, 0);
+	else
+		join_run(job, 1);
+}
