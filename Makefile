@@ -2,7 +2,7 @@
 # does; a second run is quick. The build itself is Meson's (meson.build).
 #
 #   make demo     two vLLM engines share a prompt through a store [STORE=file|redis] [MODEL=path]
-#   make test     every test; ends with "N passed, N failed"      [ONLY=c|sanitizers|static|python|vllm]
+#   make test     every test; ends with "N passed, N failed"      [ONLY=c|sanitizers|neon|static|python|vllm]
 #   make bench    every measurement, docs/benchmarks.md           [PART=name|smoke] [BENCH_ARGS=...]
 #   make bench-page  that page again, from its JSON
 #   make install  library, header, programs                       [PREFIX=/usr/local] [DESTDIR=]

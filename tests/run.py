@@ -2,7 +2,8 @@
 """Runs every test of the project and adds up the results.
 
 Suites, in order: c (release build), sanitizers (ASan+UBSan: all C tests; TSan: those with
-threads; both: the daemon's tests), static (layering, lengths, linter, types), python (package,
+threads; both: the daemon's tests), neon (the rooms below the stores, built for aarch64 and run
+under qemu-user), static (layering, lengths, linter, types), python (package,
 programs, daemon) and vllm (the real engine).
 The last line is "N passed, N failed, N skipped"; skips and failures are named above it.
 """
@@ -22,8 +23,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build"
-SUITES = ("c", "sanitizers", "static", "python", "vllm")
+SUITES = ("c", "sanitizers", "neon", "static", "python", "vllm")
 TSAN_SUITES = ("base", "plane", "client", "store")
+NEON_SUITES = ("base", "chunk", "codec")
 TSAN_SEEDS = "40"  # of the simulation, which has one thread
 PYTEST_FOLDERS = {
     "static": ["tests/static"],
@@ -133,6 +135,18 @@ def run_pytest(suite: str, wanted: list[str], build: Path = BUILD / "release") -
     return tally
 
 
+def run_neon() -> Tally:
+    """Needs nothing of the machine but the cross compiler and qemu; libraries are unpacked."""
+    cross = ROOT / "packaging" / "cross"
+    sysroot = BUILD / "aarch64-sysroot"
+    done = subprocess.run([cross / "sysroot.sh", sysroot], cwd=ROOT, stderr=subprocess.PIPE)
+    if done.returncode:
+        reason = (done.stderr.decode().strip().splitlines() or ["no reason given"])[-1]
+        return Tally(skipped=1, notes=[f"skipped neon: no aarch64 libraries: {reason}"])
+    files = [f"--cross-file={sysroot / 'constants.ini'}", f"--cross-file={cross / 'aarch64.ini'}"]
+    return run_meson(BUILD / "aarch64", files, NEON_SUITES, "aarch64")
+
+
 def run_suite(suite: str) -> Tally:
     if suite == "c":
         return run_meson(BUILD / "release", [], (), "release")
@@ -148,6 +162,8 @@ def run_suite(suite: str) -> Tally:
         for folder in (BUILD / "asan", tsan):
             tally.add(run_pytest(f"daemon-{folder.name}", ["tests/daemon"], folder))
         return tally
+    if suite == "neon":
+        return run_neon()
     return run_pytest(suite, PYTEST_FOLDERS[suite])
 
 
