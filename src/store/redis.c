@@ -22,7 +22,7 @@
 #include "store/redis.h"
 
 #define WRITES_MAX 2u /* PUTs a lane */
-#define QUICKS_MAX (LANE_REQUESTS_MAX - 2u)
+#define QUICKS_MAX (LANE_REQUESTS_MAX - RANGE_REQUESTS)
 #define GRACE_NS   (50 * NS_PER_MS)
 
 static struct redis_store *redis_of(const struct store *store)
@@ -175,7 +175,7 @@ static uint64_t expire_lane(struct redis_store *redis, struct lane *lane, uint64
 			earliest = u64_min(earliest, op->deadline_ns);
 			continue;
 		}
-		lane_withdraw(redis, lane, i, now_ns);
+		lane_withdraw(redis, lane, op, now_ns);
 		redis_finish(redis, op, -ETIMEDOUT);
 	}
 	return earliest;
@@ -203,6 +203,13 @@ static bool is_alive(const struct redis_store *redis, const struct lane *lane, u
 	       now_ns >= redis->lost_ns + GRACE_NS;
 }
 
+/* A GET is begun when all pieces of the one before it have been asked for. */
+static bool has_room(const struct lane *lane, uint32_t role)
+{
+	return lane->count + RANGE_REQUESTS <= LANE_REQUESTS_MAX &&
+	       (role != LANE_READ || !lane->asking.op);
+}
+
 /* The least loaded lane of the role that is up; another role's if none of it is. */
 static struct lane *pick_lane(struct redis_store *redis, uint32_t role, bool again, uint64_t now_ns)
 {
@@ -218,7 +225,9 @@ static struct lane *pick_lane(struct redis_store *redis, uint32_t role, bool aga
 		if (lane->state != LANE_UP || (again && !is_alive(redis, lane, now_ns)))
 			continue;
 		role_up |= lane->role == role;
-		if (lane->count < limits[role] && (!*best || lane->count < (*best)->count))
+		if (lane->ops >= limits[role] || !has_room(lane, role))
+			continue;
+		if (!*best || lane->ops < (*best)->ops)
 			*best = lane;
 	}
 	return role_up ? own : other;

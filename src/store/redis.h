@@ -5,6 +5,7 @@
  *	redis.c         one server: queues, which lane gets which operation, deadlines
  *	redis_options.c options, log-in
  *	redis_lane.c    one connection: connect, log in, send, receive, time-outs
+ *	redis_range.c   a long value in pieces
  *	redis_reply.c   what a reply means for the operation it answers
  *	redis_probe.c   control path: is the server there, does it let us in, listing keys
  *
@@ -51,6 +52,14 @@ enum lane_state {
 
 #define REQUEST_HELLO 0 /* beside enum store_op_kind */
 #define REQUEST_MAP   5 /* CLUSTER SLOTS; its reply goes to hooks->map_item() */
+/* Of a GET in pieces (redis_range.c). */
+#define REQUEST_WATCH     6
+#define REQUEST_LENGTH    7
+#define REQUEST_PIECE     8
+#define REQUEST_UNCHANGED 9
+
+#define RANGES_AHEAD   4u                  /* pieces asked for and not yet there, a lane */
+#define RANGE_REQUESTS (RANGES_AHEAD + 4u) /* a GET in pieces has so many at once, at most */
 
 #define OP_ASKING 0x80000000u /* store_op.mark: ASKING stands before the command */
 
@@ -66,8 +75,17 @@ struct lane_request {
 	const uint8_t *data;
 	uint64_t data_bytes;
 	uint64_t sent;
-	uint64_t same; /* GET again: bytes received before, which must come the same */
+	uint64_t same;      /* GET again: bytes received before, which must come the same */
+	uint64_t at, bytes; /* PIECE: of the value */
 	char text[LANE_COMMAND_MAX];
+};
+
+/* The GET whose pieces are still being asked for. It has a request on the lane at any time. */
+struct lane_asking {
+	struct store_op *op; /* NULL: none */
+	uint64_t next;       /* where the next piece begins */
+	uint64_t same;
+	bool again, known; /* known: the value's length */
 };
 
 struct lane {
@@ -85,6 +103,9 @@ struct lane {
 	struct lane_request requests[LANE_REQUESTS_MAX]; /* ring */
 	uint32_t first, count;
 	uint32_t sent_count; /* of count: completely sent */
+	uint32_t ops;        /* operations that stand in requests */
+	uint64_t asked;      /* bytes of pieces that stand in requests */
+	struct lane_asking asking;
 
 	struct resp_reader reader;
 	uint32_t watched;  /* events that the owner's epoll knows of this connection; 0: none */
@@ -117,6 +138,7 @@ struct redis_store {
 	uint64_t value_bytes_max;
 	uint32_t ops_max, held;
 	uint32_t lanes_count, pipeline;
+	uint64_t range_bytes; /* of a piece; 0: values are asked for whole */
 	uint64_t timeout_ns, connect_timeout_ns, backoff_max_ns;
 	uint64_t random; /* state of the jitter */
 
@@ -149,6 +171,7 @@ enum redis_option {
 	REDIS_OPTION_DB,
 	REDIS_OPTION_LANES,
 	REDIS_OPTION_PIPELINE,
+	REDIS_OPTION_RANGE,
 	REDIS_OPTION_TTL,
 	REDIS_OPTION_TIMEOUT,
 	REDIS_OPTION_CONNECT_TIMEOUT,
@@ -195,6 +218,8 @@ static inline struct lane_request *lane_request_at(struct lane *lane, uint32_t i
 	return &lane->requests[(lane->first + index) % LANE_REQUESTS_MAX];
 }
 
+void redis_write_key(struct resp_writer *writer, const struct redis_store *redis,
+		     const struct ssv_key *key);
 enum lane_role redis_role(const struct store_op *op);
 void lane_init(struct lane *lane, enum lane_role role);
 void lane_fini(struct lane *lane);
@@ -208,8 +233,14 @@ void lane_add(struct redis_store *redis, struct lane *lane, struct store_op *op,
 /* Add the question for a cluster's map. */
 void lane_add_map(struct lane *lane, uint64_t now_ns);
 void lane_send(struct redis_store *redis, struct lane *lane, uint64_t now_ns);
-/* Take operation number index away from the lane; it does not touch op->data any more. */
-void lane_withdraw(struct redis_store *redis, struct lane *lane, uint32_t index, uint64_t now_ns);
+/* Take an operation away from the lane; it does not touch op->data any more. */
+void lane_withdraw(struct redis_store *redis, struct lane *lane, struct store_op *op,
+		   uint64_t now_ns);
+/* The operation's requests are orphans from now on, or not sent at all. True: half of a value is
+ * out, and the lane of no more use. */
+bool lane_forget(struct redis_store *redis, struct lane *lane, const struct store_op *op);
+/* A new request at the end, for one reply; the caller sets its command. */
+struct lane_request *lane_push(struct lane *lane);
 /* Close. err: why (0: on purpose, reconnect at once). The operations wait for another lane if this
  * was their first, else they end with -ENOTCONN. */
 void lane_drop(struct redis_store *redis, struct lane *lane, int err, const char *why,
@@ -219,10 +250,24 @@ short lane_events(const struct lane *lane);
 /* When lane_step_timers() has to be called at the latest. */
 uint64_t lane_next_ns(const struct redis_store *redis, const struct lane *lane);
 
+/* ---- redis_range.c -------------------------------------------------------------------------- */
+
+bool range_serves(const struct redis_store *redis, const struct store_op *op);
+void range_begin(struct redis_store *redis, struct lane *lane, struct store_op *op, bool again);
+/* Ask for as many pieces as may be ahead. */
+void range_ask_ahead(struct redis_store *redis, struct lane *lane);
+/* The GET that is being asked for is not wanted any more. */
+void range_abandon(struct redis_store *redis, struct lane *lane);
+/* One item of a reply. 0, or why the lane must be dropped. */
+SSV_MUST_CHECK int range_take(struct redis_store *redis, struct lane *lane,
+			      const struct resp_item *item);
+
 /* ---- redis_reply.c -------------------------------------------------------------------------- */
 
 /* Status of an error reply: -EACCES, -ENOSPC, -ENOTCONN ... */
 int redis_error(const char *text);
+/* The front request is answered: hand its operation back, unless it is an orphan. */
+void lane_answer(struct redis_store *redis, struct lane *lane, int status);
 /* One item of a reply. 0, or why the lane must be dropped. */
 SSV_MUST_CHECK int lane_take_item(struct redis_store *redis, struct lane *lane,
 				  const struct resp_item *item, uint64_t now_ns);

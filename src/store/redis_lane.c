@@ -44,7 +44,7 @@ void lane_fini(struct lane *lane)
 
 /* ---- requests ------------------------------------------------------------------------------- */
 
-static struct lane_request *push_request(struct lane *lane)
+struct lane_request *lane_push(struct lane *lane)
 {
 	struct lane_request *request;
 
@@ -55,26 +55,29 @@ static struct lane_request *push_request(struct lane *lane)
 	return request;
 }
 
+static void pop_first(struct lane *lane)
+{
+	ssv_assert(lane->count && lane->sent_count);
+	lane->asked -= lane_request_at(lane, 0)->bytes;
+	lane->first = (lane->first + 1) % LANE_REQUESTS_MAX;
+	lane->count--;
+	lane->sent_count--;
+}
+
 static void pop_withdrawn(struct lane *lane)
 {
-	while (lane->count && lane_request_at(lane, 0)->withdrawn && lane->sent_count) {
-		lane->first = (lane->first + 1) % LANE_REQUESTS_MAX;
-		lane->count--;
-		lane->sent_count--;
-	}
+	while (lane->sent_count && lane_request_at(lane, 0)->withdrawn)
+		pop_first(lane);
 }
 
 void lane_pop(struct lane *lane)
 {
-	ssv_assert(lane->count && lane->sent_count);
-	lane->first = (lane->first + 1) % LANE_REQUESTS_MAX;
-	lane->count--;
-	lane->sent_count--;
+	pop_first(lane);
 	pop_withdrawn(lane);
 }
 
-static void write_key(struct resp_writer *writer, const struct redis_store *redis,
-		      const struct ssv_key *key)
+void redis_write_key(struct resp_writer *writer, const struct redis_store *redis,
+		     const struct ssv_key *key)
 {
 	static const char hex[] = "0123456789abcdef";
 	char text[REDIS_PREFIX_MAX + 2 * sizeof(key->bytes)];
@@ -92,7 +95,7 @@ static void write_key(struct resp_writer *writer, const struct redis_store *redi
 void lane_add_map(struct lane *lane, uint64_t now_ns)
 {
 	static const char command[] = "*2\r\n$7\r\nCLUSTER\r\n$5\r\nSLOTS\r\n";
-	struct lane_request *request = push_request(lane);
+	struct lane_request *request = lane_push(lane);
 
 	if (lane->count == 1)
 		lane->progress_ns = now_ns;
@@ -110,12 +113,19 @@ void lane_add(struct redis_store *redis, struct lane *lane, struct store_op *op,
 	    [STORE_OP_EXISTS] = "STRLEN",
 	    [STORE_OP_DELETE] = "UNLINK",
 	};
-	struct lane_request *request = push_request(lane);
-	struct resp_writer writer = {.text = request->text, .bytes_max = sizeof(request->text)};
 	bool put = op->kind == STORE_OP_PUT;
+	struct lane_request *request;
+	struct resp_writer writer;
 
-	if (lane->count == 1)
+	if (lane->count == 0)
 		lane->progress_ns = now_ns;
+	lane->ops++;
+	if (range_serves(redis, op)) {
+		range_begin(redis, lane, op, again);
+		return;
+	}
+	request = lane_push(lane);
+	writer = (struct resp_writer){.text = request->text, .bytes_max = sizeof(request->text)};
 	request->op = op;
 	request->kind = op->kind;
 	request->again = again;
@@ -126,7 +136,7 @@ void lane_add(struct redis_store *redis, struct lane *lane, struct store_op *op,
 	}
 	resp_write_array(&writer, put ? (redis->trailer_bytes > 2 ? 5 : 3) : 2);
 	resp_write_text(&writer, names[op->kind]);
-	write_key(&writer, redis, &op->key);
+	redis_write_key(&writer, redis, &op->key);
 	if (put) {
 		resp_write_bulk_header(&writer, op->value_bytes);
 		request->data = op->data;
@@ -206,6 +216,7 @@ void lane_drop(struct redis_store *redis, struct lane *lane, int err, const char
 	}
 	lane_fini(lane);
 	lane->state = LANE_CLOSED;
+	lane->asking.op = NULL;
 	for (i = 0; i < lane->count; i++) {
 		struct lane_request *request = lane_request_at(lane, i);
 		struct store_op *op = request->op;
@@ -214,6 +225,7 @@ void lane_drop(struct redis_store *redis, struct lane *lane, int err, const char
 			redis->hooks->map_item(redis, NULL);
 		if (!op)
 			continue;
+		(void)lane_forget(redis, lane, op);
 		if (err == -EPROTO && i == 0)
 			redis_finish(redis, op, -EPROTO); /* it was told the lie */
 		else if (err && request->again)
@@ -225,23 +237,51 @@ void lane_drop(struct redis_store *redis, struct lane *lane, int err, const char
 	}
 	lane->count = 0;
 	lane->sent_count = 0;
+	lane->asked = 0;
 }
 
-void lane_withdraw(struct redis_store *redis, struct lane *lane, uint32_t index, uint64_t now_ns)
+/* A request that was not sent at all need not be: no reply comes. */
+static void withdraw_request(struct lane_request *request)
 {
-	struct lane_request *request = lane_request_at(lane, index);
-	bool sent = index < lane->sent_count;
+	request->withdrawn = true;
+	request->command_bytes = request->trailer_bytes = 0;
+	request->data_bytes = 0;
+}
 
-	request->op = NULL;
-	if (!sent && request->sent == 0) {
-		request->withdrawn = true;
-		request->command_bytes = request->trailer_bytes = 0;
-		request->data_bytes = 0;
-		return;
+bool lane_forget(struct redis_store *redis, struct lane *lane, const struct store_op *op)
+{
+	bool half = false;
+	uint32_t i;
+
+	for (i = 0; i < lane->count; i++) {
+		struct lane_request *request = lane_request_at(lane, i);
+		/* What watches a key and what lets it go belong together. */
+		bool watches = request->kind == REQUEST_WATCH || request->kind == REQUEST_UNCHANGED;
+
+		if (request->op != op)
+			continue;
+		request->op = NULL;
+		if (i < lane->sent_count)
+			continue;
+		if (request->sent == 0 && !watches)
+			withdraw_request(request);
+		else
+			half |= request->data_bytes > 0;
 	}
+	if (lane->asking.op == op)
+		range_abandon(redis, lane);
+	lane->ops--;
+	return half;
+}
+
+void lane_withdraw(struct redis_store *redis, struct lane *lane, struct store_op *op,
+		   uint64_t now_ns)
+{
+	bool half = lane_forget(redis, lane, op);
+
 	/* Half a PUT is out, and its rest is not ours any more; or much of a GET is to come. */
-	if ((!sent && request->data_bytes) ||
-	    (index == 0 && lane->in_value && resp_payload_left(&lane->reader) > LANE_DRAIN_MAX))
+	if (half || (lane->in_value && !lane_request_at(lane, 0)->op &&
+		     resp_payload_left(&lane->reader) > LANE_DRAIN_MAX))
 		lane_drop(redis, lane, 0, NULL, now_ns);
 }
 
@@ -249,7 +289,7 @@ void lane_withdraw(struct redis_store *redis, struct lane *lane, uint32_t index,
 
 static void say_hello(struct redis_store *redis, struct lane *lane, uint64_t now_ns)
 {
-	struct lane_request *request = push_request(lane);
+	struct lane_request *request = lane_push(lane);
 
 	request->kind = REQUEST_HELLO;
 	request->replies = redis->hello_replies;
@@ -436,13 +476,21 @@ static int take_head(struct redis_store *redis, struct lane *lane, uint64_t now_
 	return 0;
 }
 
+/* Does the next reply bring a part of a value? Then little is read with its header. */
+static bool lane_awaits_value(struct lane *lane)
+{
+	uint8_t kind = lane->count ? lane_request_at(lane, 0)->kind : REQUEST_HELLO;
+
+	return kind == STORE_OP_GET || kind == REQUEST_PIECE;
+}
+
 /* One recvmsg: the value's next bytes to their place, then what follows it to head. Returns
  * bytes, 0 at the end of the connection, -errno. */
 static ssize_t receive(struct redis_store *redis, struct lane *lane)
 {
 	uint64_t left = resp_payload_left(&lane->reader);
 	uint8_t *place = lane_value_place(lane);
-	bool value_next = lane->count && lane_request_at(lane, 0)->kind == STORE_OP_GET;
+	bool value_next = lane_awaits_value(lane);
 	struct iovec pieces[2];
 	struct msghdr message = {.msg_iov = pieces};
 	ssize_t n;

@@ -33,6 +33,13 @@ const struct uri_option redis_options[REDIS_OPTIONS_ALL] = {
 			       .min = 1,
 			       .max = 16,
 			       .help = "GETs in flight a lane"},
+    [REDIS_OPTION_RANGE] = {.name = "range",
+			    .kind = URI_BYTES,
+			    .fallback = MIB,
+			    .min = 4 * KIB,
+			    .max = 64 * MIB,
+			    .zero_means = "whole values",
+			    .help = "longer values are asked for in pieces of so many bytes"},
     [REDIS_OPTION_TTL] = {.name = "ttl",
 			  .kind = URI_NUMBER,
 			  .fallback = 0,
@@ -210,6 +217,7 @@ static int set_options(struct redis_store *redis, const struct uri *uri,
 	if (!ttl)
 		redis->trailer_bytes = 2; /* the value's line end alone */
 	redis->pipeline = (uint32_t)values[REDIS_OPTION_PIPELINE].number;
+	redis->range_bytes = values[REDIS_OPTION_RANGE].number;
 	redis->timeout_ns = values[REDIS_OPTION_TIMEOUT].number * NS_PER_MS;
 	redis->connect_timeout_ns = values[REDIS_OPTION_CONNECT_TIMEOUT].number * NS_PER_MS;
 	redis->backoff_max_ns = values[REDIS_OPTION_BACKOFF_MAX].number * NS_PER_MS;

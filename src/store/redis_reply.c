@@ -35,14 +35,20 @@ int redis_error(const char *text)
 	return -EIO;
 }
 
-/* The front request is answered: hand its operation back (unless it is an orphan). */
-static int answer(struct redis_store *redis, struct lane *lane, int status)
+void lane_answer(struct redis_store *redis, struct lane *lane, int status)
 {
 	struct store_op *op = lane_request_at(lane, 0)->op;
 
-	lane_pop(lane);
-	if (op)
+	if (op) {
+		(void)lane_forget(redis, lane, op);
 		redis_finish(redis, op, status);
+	}
+	lane_pop(lane);
+}
+
+static int answer(struct redis_store *redis, struct lane *lane, int status)
+{
+	lane_answer(redis, lane, status);
 	return 0;
 }
 
@@ -55,6 +61,7 @@ static int take_error(struct redis_store *redis, struct lane *lane, const char *
 	if (lane->state == LANE_UP && redis->hooks) {
 		op = lane_request_at(lane, 0)->op;
 		if (op && redis->hooks->refused(redis, op, text)) {
+			(void)lane_forget(redis, lane, op);
 			lane_pop(lane);
 			return 0;
 		}
@@ -107,7 +114,7 @@ static int take_length(struct redis_store *redis, struct lane *lane, uint64_t by
 			err = op_set_length(op, bytes, redis->value_bytes_max);
 	}
 	if (err) {
-		request->op = NULL;
+		(void)lane_forget(redis, lane, op);
 		redis_finish(redis, op, err);
 	}
 	if (!request->op && bytes > LANE_DRAIN_MAX)
@@ -229,7 +236,7 @@ int lane_take_item(struct redis_store *redis, struct lane *lane, const struct re
 	request = lane_request_at(lane, 0);
 	if (request->kind == REQUEST_MAP)
 		return take_map(redis, lane, item);
-	if (request->kind != REQUEST_HELLO && request->replies > 1) { /* the answer to ASKING */
+	if (request->kind != REQUEST_HELLO && request->replies > 1) { /* to ASKING, to MULTI */
 		request->replies -= item->ends_reply;
 		return 0;
 	}
@@ -240,6 +247,11 @@ int lane_take_item(struct redis_store *redis, struct lane *lane, const struct re
 		return take_hello(redis, lane, item, now_ns);
 	case STORE_OP_GET:
 		return take_get(redis, lane, item, now_ns);
+	case REQUEST_WATCH:
+	case REQUEST_LENGTH:
+	case REQUEST_PIECE:
+	case REQUEST_UNCHANGED:
+		return range_take(redis, lane, item);
 	case STORE_OP_PUT:
 		return take_put(redis, lane, item);
 	default:

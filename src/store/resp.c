@@ -279,19 +279,32 @@ static void write_raw(struct resp_writer *writer, const void *data, size_t bytes
 	writer->bytes += bytes;
 }
 
-static void write_header(struct resp_writer *writer, char mark, uint64_t number)
+/* Digits at the end of text; returns where they begin. */
+static char *digits(char *end, uint64_t number)
 {
-	char text[24];
-	size_t at = sizeof(text);
-
-	text[--at] = '\n';
-	text[--at] = '\r';
 	do {
-		text[--at] = (char)('0' + number % 10);
+		*--end = (char)('0' + number % 10);
 		number /= 10;
 	} while (number);
-	text[--at] = mark;
-	write_raw(writer, text + at, sizeof(text) - at);
+	return end;
+}
+
+static void write_header(struct resp_writer *writer, char mark, uint64_t number)
+{
+	char text[24], *at = text + sizeof(text);
+
+	*--at = '\n';
+	*--at = '\r';
+	at = digits(at, number);
+	*--at = mark;
+	write_raw(writer, at, (size_t)(text + sizeof(text) - at));
+}
+
+void resp_write_number(struct resp_writer *writer, uint64_t number)
+{
+	char text[24], *at = digits(text + sizeof(text), number);
+
+	resp_write_bulk(writer, at, (size_t)(text + sizeof(text) - at));
 }
 
 void resp_write_array(struct resp_writer *writer, uint32_t count)

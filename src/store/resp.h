@@ -85,6 +85,7 @@ struct resp_writer {
 void resp_write_array(struct resp_writer *writer, uint32_t count);
 void resp_write_bulk(struct resp_writer *writer, const void *data, size_t bytes);
 void resp_write_text(struct resp_writer *writer, const char *text);
+void resp_write_number(struct resp_writer *writer, uint64_t number);
 /* The header of a bulk string whose bytes and "\r\n" the caller sends itself. */
 void resp_write_bulk_header(struct resp_writer *writer, uint64_t bytes);
 
