@@ -209,15 +209,21 @@ struct ssv_layout {
 enum ssv_memory {
 	SSV_MEMORY_MEMFD = 1,   /* fd, sealed with F_SEAL_SHRINK; mapped by the daemon */
 	SSV_MEMORY_ADDRESS = 2, /* an address range of this process; cross-memory attach */
+	SSV_MEMORY_GPU_IPC = 3, /* memory of an NVIDIA GPU by cuIpcGetMemHandle() (cudaMalloc) */
+	SSV_MEMORY_GPU_FD = 4,  /* the same by cuMemExportToShareableHandle(), POSIX descriptor */
 };
 
 struct ssv_region {
 	uint32_t struct_size;
 	uint32_t memory; /* enum ssv_memory */
-	int32_t fd;      /* MEMFD: borrowed for the call */
+	int32_t fd;      /* MEMFD, GPU_FD: borrowed for the call */
 	uint32_t reserved;
-	uint64_t address; /* ADDRESS: start in this process; MEMFD: 0 */
+	uint64_t address; /* ADDRESS: start in this process; else 0 */
 	uint64_t bytes;
+	/* GPU_IPC, GPU_FD; else 0 */
+	uint8_t gpu_uuid[16];   /* cuDeviceGetUuid_v2() */
+	uint8_t gpu_handle[64]; /* GPU_IPC: of the allocation that holds the region */
+	uint64_t gpu_offset;    /* bytes from the allocation's start to the region's */
 };
 
 /**
@@ -227,7 +233,10 @@ struct ssv_region {
  * Ownership: the memory stays the caller's; the daemon touches it only inside requests.
  * Threads:   blocks up to 5 s.
  * Errors:    -EINVAL layout wrong; -ERANGE outside the region; -ENOSPC the arena is too small;
- *            -EPERM memfd not sealed, or cross-memory attach not permitted; -E2BIG; -ENOTCONN.
+ *            -EPERM memfd not sealed, or cross-memory attach not permitted; -ENODEV the daemon
+ *            does not see this GPU; -ENOTSUP copies too short for copy engines; -E2BIG; -ENOTCONN.
+ * A STORE from GPU memory is submitted after the kernels that write its blocks have ended; a
+ * FETCH's completion means that the bytes are in the GPU's memory, for kernels enqueued later.
  */
 SSV_API int ssv_region_register(struct ssv *ssv, const struct ssv_region *region,
 				const struct ssv_layout *layout, uint32_t *ret_region_id,

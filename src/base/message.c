@@ -28,7 +28,8 @@ static const struct type_row {
     [MESSAGE_CLOSE] = {"CLOSE", MESSAGE_FROM_DAEMON, sizeof(struct wire_text),
 		       sizeof(struct wire_text) + SSV_ERROR_TEXT_MAX},
     [MESSAGE_REGISTER] = {"REGISTER", MESSAGE_FROM_CLIENT, sizeof(struct wire_register),
-			  sizeof(struct wire_register) + SSV_PARTS_MAX * sizeof(struct wire_part) +
+			  sizeof(struct wire_register) + sizeof(struct wire_gpu) +
+			      SSV_PARTS_MAX * sizeof(struct wire_part) +
 			      SSV_TENSORS_MAX * sizeof(struct wire_tensor)},
     [MESSAGE_REGISTERED] = {"REGISTERED", MESSAGE_FROM_DAEMON, sizeof(struct wire_region),
 			    sizeof(struct wire_region)},

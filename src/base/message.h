@@ -75,7 +75,7 @@ struct wire_region { /* REGISTERED, UNREGISTER, UNREGISTERED */
 	uint32_t reserved;
 };
 
-struct wire_register { /* then parts, then tensors */
+struct wire_register { /* then, for GPU memory, wire_gpu; then parts, then tensors */
 	uint32_t memory;
 	uint8_t dtype, parts_count;
 	uint16_t layer0, layers_count, layers_total;
@@ -85,6 +85,11 @@ struct wire_register { /* then parts, then tensors */
 	uint32_t reserved;
 	uint64_t address, bytes;
 	uint64_t reserved2;
+};
+
+struct wire_gpu {
+	uint8_t uuid[16], handle[64];
+	uint64_t offset;
 };
 
 struct wire_digit {
@@ -140,6 +145,7 @@ static_assert(sizeof(struct wire_region) == 8, "wire format");
 static_assert(sizeof(struct wire_register) == 64, "wire format");
 static_assert(offsetof(struct wire_register, block_tokens) == 16, "wire format");
 static_assert(offsetof(struct wire_register, address) == 40, "wire format");
+static_assert(sizeof(struct wire_gpu) == 88, "wire format");
 static_assert(sizeof(struct wire_digit) == 16, "wire format");
 static_assert(sizeof(struct wire_part) == 16 + 16 * SSV_DIGITS_MAX, "wire format");
 static_assert(sizeof(struct wire_tensor) == 24, "wire format");
@@ -212,7 +218,19 @@ size_t message_encode_register(uint8_t *out, size_t room, uint64_t id,
 size_t message_encode_request(uint8_t *out, size_t room, const struct ssv_request *request);
 size_t message_encode_stat(uint8_t *out, size_t room, uint64_t id);
 
-/* Bytes of a REQUEST message. */
+/* Does this kind of memory travel with a descriptor? Does it lie on a GPU? */
+static inline int memory_has_fd(uint32_t memory)
+{
+	return memory == SSV_MEMORY_MEMFD || memory == SSV_MEMORY_GPU_FD;
+}
+
+static inline int memory_is_gpu(uint32_t memory)
+{
+	return memory == SSV_MEMORY_GPU_IPC || memory == SSV_MEMORY_GPU_FD;
+}
+
+/* Bytes of a REGISTER and of a REQUEST message. */
+size_t message_register_bytes(const struct ssv_region *region, const struct ssv_layout *layout);
 size_t message_request_bytes(const struct ssv_request *request);
 
 /* Completions grow: begin once, then append up to MESSAGE_COMPLETIONS_MAX to the same message.

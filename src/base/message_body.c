@@ -55,12 +55,37 @@ static void tensor_put(uint8_t *out, const struct ssv_tensor *tensor)
 	memcpy(out, &wire, sizeof(wire));
 }
 
+size_t message_register_bytes(const struct ssv_region *region, const struct ssv_layout *layout)
+{
+	return MESSAGE_HEADER_BYTES + sizeof(struct wire_register) +
+	       (memory_is_gpu(region->memory) ? sizeof(struct wire_gpu) : 0) +
+	       layout->parts_count * sizeof(struct wire_part) +
+	       layout->tensors_count * sizeof(struct wire_tensor);
+}
+
+static void gpu_put(uint8_t *out, const struct ssv_region *region)
+{
+	struct wire_gpu wire = {.offset = htole64(region->gpu_offset)};
+
+	memcpy(wire.uuid, region->gpu_uuid, sizeof(wire.uuid));
+	memcpy(wire.handle, region->gpu_handle, sizeof(wire.handle));
+	memcpy(out, &wire, sizeof(wire));
+}
+
+static void gpu_get(const uint8_t *in, struct ssv_region *ret_region)
+{
+	struct wire_gpu wire;
+
+	memcpy(&wire, in, sizeof(wire));
+	memcpy(ret_region->gpu_uuid, wire.uuid, sizeof(wire.uuid));
+	memcpy(ret_region->gpu_handle, wire.handle, sizeof(wire.handle));
+	ret_region->gpu_offset = le64toh(wire.offset);
+}
+
 size_t message_encode_register(uint8_t *out, size_t room, uint64_t id,
 			       const struct ssv_region *region, const struct ssv_layout *layout)
 {
-	size_t bytes = MESSAGE_HEADER_BYTES + sizeof(struct wire_register) +
-		       layout->parts_count * sizeof(struct wire_part) +
-		       layout->tensors_count * sizeof(struct wire_tensor);
+	size_t bytes = message_register_bytes(region, layout);
 	struct wire_register wire = {
 	    .memory = htole32(region->memory),
 	    .dtype = layout->dtype,
@@ -84,6 +109,10 @@ size_t message_encode_register(uint8_t *out, size_t room, uint64_t id,
 	out += MESSAGE_HEADER_BYTES;
 	memcpy(out, &wire, sizeof(wire));
 	out += sizeof(wire);
+	if (memory_is_gpu(region->memory)) {
+		gpu_put(out, region);
+		out += sizeof(struct wire_gpu);
+	}
 	for (uint32_t i = 0; i < layout->parts_count; i++, out += sizeof(struct wire_part))
 		part_put(out, &layout->parts[i]);
 	for (uint32_t i = 0; i < layout->tensors_count; i++, out += sizeof(struct wire_tensor))
@@ -162,7 +191,7 @@ int message_decode_register(const struct message *message, struct ssv_region *re
 {
 	const uint8_t *in = message->body;
 	struct wire_register wire;
-	uint64_t expected;
+	size_t expected;
 	int err;
 
 	if (message->body_bytes < sizeof(wire))
@@ -175,12 +204,15 @@ int message_decode_register(const struct message *message, struct ssv_region *re
 		return PROTO(error, "REGISTER: %u parts and %u tensors, at most %d and %d",
 			     ret_layout->parts_count, ret_layout->tensors_count, SSV_PARTS_MAX,
 			     SSV_TENSORS_MAX);
-	expected = sizeof(wire) + ret_layout->parts_count * sizeof(struct wire_part) +
-		   ret_layout->tensors_count * sizeof(struct wire_tensor);
-	if (message->body_bytes != expected)
+	expected = message_register_bytes(ret_region, ret_layout);
+	if (message->bytes != expected)
 		return PROTO(error, "REGISTER of %u bytes, its counts make %u", message->bytes,
-			     (uint32_t)expected + MESSAGE_HEADER_BYTES);
+			     (uint32_t)expected);
 	in += sizeof(wire);
+	if (memory_is_gpu(ret_region->memory)) {
+		gpu_get(in, ret_region);
+		in += sizeof(struct wire_gpu);
+	}
 	for (uint32_t i = 0; i < ret_layout->parts_count; i++, in += sizeof(struct wire_part)) {
 		err = part_get(in, &ret_layout->parts[i], error);
 		if (err)

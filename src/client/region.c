@@ -71,13 +71,16 @@ static int offer_check(const struct ssv_region *region, char *error)
 			       region ? region->struct_size : 0, sizeof(*region));
 	if (region->reserved)
 		return MISTAKE(error, -EINVAL, "region: reserved must be 0");
-	if (region->memory != SSV_MEMORY_MEMFD && region->memory != SSV_MEMORY_ADDRESS)
+	if (region->memory < SSV_MEMORY_MEMFD || region->memory > SSV_MEMORY_GPU_FD)
 		return MISTAKE(error, -EINVAL,
-			       "region: memory %u, expected 1 (memfd) or 2 (address)",
+			       "region: memory %u, expected 1 (memfd), 2 (address), 3 (GPU by IPC "
+			       "handle) or 4 (GPU by descriptor)",
 			       region->memory);
-	if (region->memory == SSV_MEMORY_MEMFD && (region->fd < 0 || region->address))
-		return MISTAKE(error, -EINVAL, "region: a memfd has fd %d >= 0 and address 0",
-			       region->fd);
+	if (memory_has_fd(region->memory) && region->fd < 0)
+		return MISTAKE(error, -EINVAL, "region: fd %d, expected a descriptor", region->fd);
+	if (region->memory != SSV_MEMORY_ADDRESS && region->address)
+		return MISTAKE(error, -EINVAL, "region: address 0x%llx, expected 0",
+			       (unsigned long long)region->address);
 	if (!region->bytes)
 		return MISTAKE(error, -EINVAL, "region: 0 bytes");
 	return 0;
@@ -109,9 +112,7 @@ static int layout_check(const struct ssv_layout *layout, char *error)
 static int register_send(struct ssv *ssv, const struct ssv_region *region,
 			 const struct ssv_layout *layout, uint64_t id, uint64_t deadline_ns)
 {
-	size_t room = MESSAGE_HEADER_BYTES + sizeof(struct wire_register) +
-		      layout->parts_count * sizeof(struct wire_part) +
-		      layout->tensors_count * sizeof(struct wire_tensor);
+	size_t room = message_register_bytes(region, layout);
 	uint8_t *bytes;
 	size_t count;
 	int err;
@@ -120,7 +121,7 @@ static int register_send(struct ssv *ssv, const struct ssv_region *region,
 	if (!bytes)
 		return -ENOMEM;
 	count = message_encode_register(bytes, room, id, region, layout);
-	if (region->memory == SSV_MEMORY_MEMFD) {
+	if (memory_has_fd(region->memory)) {
 		err = link_send_fd(ssv, bytes, count, region->fd, deadline_ns);
 	} else if (link_room(ssv) < count) {
 		err = -EAGAIN;

@@ -81,10 +81,11 @@ static int cma_probe(struct region *region, char *error)
 }
 
 static int cma_attach(struct region *region, const struct ssv_region *offer, pid_t owner,
-		      char *error)
+		      const struct deliver_host *host, char *error)
 {
 	int err;
 
+	(void)host;
 	if (owner <= 0 || offer->bytes == 0 || offer->address == 0 ||
 	    offer->address > UINT64_MAX - offer->bytes) {
 		snprintf(error, SSV_ERROR_TEXT_MAX,

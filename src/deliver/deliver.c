@@ -7,9 +7,10 @@
 
 #include "base/tally.h"
 
-extern const struct deliver_ops deliver_memory, deliver_cma;
+extern const struct deliver_ops deliver_memory, deliver_cma, deliver_cuda_ipc, deliver_cuda_fd;
 
-static const struct deliver_ops *const ways[] = {&deliver_memory, &deliver_cma, NULL};
+static const struct deliver_ops *const ways[] = {&deliver_memory, &deliver_cma, &deliver_cuda_ipc,
+						 &deliver_cuda_fd, NULL};
 
 const struct deliver_ops *deliver_way(uint8_t memory)
 {
@@ -21,7 +22,7 @@ const struct deliver_ops *deliver_way(uint8_t memory)
 }
 
 int region_attach(const struct ssv_region *offer, const struct ssv_layout *layout, pid_t owner,
-		  struct region **ret_region, char *error)
+		  const struct deliver_host *host, struct region **ret_region, char *error)
 {
 	const struct deliver_ops *ops;
 	struct region *region;
@@ -44,7 +45,7 @@ int region_attach(const struct ssv_region *offer, const struct ssv_layout *layou
 	err = layout_create(layout, offer->bytes, &region->layout, error);
 	if (err)
 		goto free_region;
-	err = ops->attach(region, offer, owner, error);
+	err = ops->attach(region, offer, owner, host, error);
 	if (err)
 		goto destroy_layout;
 	*ret_region = region;

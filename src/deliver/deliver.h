@@ -21,6 +21,13 @@
 
 struct deliver_ops;
 
+/* The daemon's side of every copy: staging memory lies in this range. */
+struct deliver_host {
+	void *memory;
+	uint64_t bytes;
+	uint32_t workers_count; /* their queues are numbered from 0 */
+};
+
 /* A registered region; attached on the control thread, then only read. */
 struct region {
 	const struct deliver_ops *ops;
@@ -30,7 +37,11 @@ struct region {
 	uint64_t bytes;
 	pid_t pid; /* owner */
 	int pidfd; /* owner, -1: none */
+	void *way; /* what the way keeps of it, or NULL */
 };
+
+/* Tensors that may travel as one, at most (struct deliver_ops, join). */
+#define DELIVER_JOIN_MAX 8u
 
 enum deliver_direction {
 	DELIVER_IN = 1,  /* into the region: fetch */
@@ -42,9 +53,12 @@ struct deliver_job {
 	const struct region *region;
 	uint32_t tensor;        /* index in the layout's tensors */
 	uint8_t direction;      /* enum deliver_direction */
+	uint8_t joined;         /* tensors of its group; 0 or 1: travels alone */
+	uint8_t joint;          /* its index in the group */
 	const uint32_t *blocks; /* [blocks_count], borrowed until handed back */
 	uint32_t blocks_count;
-	uint8_t *stage;               /* stage_bytes() of staging memory, or NULL when that is 0 */
+	uint8_t *stage;               /* stage_bytes() of staging memory, or NULL when that is 0;
+				       * a group's jobs have the same, as long as all of theirs */
 	uint8_t **token;              /* [blocks_count * block_tokens]: filled by open */
 	const struct layout_map *map; /* set by open: element (t, c) lies at
 				       * token[t] + map->channel[c] */
@@ -53,9 +67,11 @@ struct deliver_job {
 	struct deliver_job *next;
 };
 
-/* Jobs of one worker that are done and not yet polled. Zeroed: empty. */
+/* Jobs of one worker that are done and not yet polled. Zeroed: empty, of worker 0. */
 struct deliver_queue {
 	struct deliver_job *first, *last;
+	uint32_t worker;
+	void *lanes; /* of an asynchronous way: those with jobs out */
 };
 
 struct deliver_ops {
@@ -65,12 +81,16 @@ struct deliver_ops {
 	/* Control path. attach maps or checks the memory; owner is the session's process. On
 	 * failure one line in error (SSV_ERROR_TEXT_MAX bytes). */
 	int (*attach)(struct region *region, const struct ssv_region *offer, pid_t owner,
-		      char *error);
+		      const struct deliver_host *host, char *error);
 	void (*detach)(struct region *region);
 
 	/* Staging bytes that a job on n blocks of this region needs. */
 	uint64_t (*stage_bytes)(const struct region *region, uint32_t tensor,
 				uint32_t blocks_count);
+
+	/* Tensors from `tensor` on that should travel as one group; NULL: each alone. A group's
+	 * jobs have the same blocks and direction and are submitted one after another, in order. */
+	uint32_t (*join)(const struct region *region, uint32_t tensor);
 
 	/* Fill job->token and job->map. IN: the places are to be written, then submitted. OUT:
 	 * valid to read only after the job was submitted and handed back. */
@@ -87,11 +107,13 @@ struct deliver_ops {
 const struct deliver_ops *deliver_way(uint8_t memory);
 
 /**
- * Attach a region: copy and check its layout, then its memory.
+ * Attach a region: copy and check its layout, then its memory. host may be NULL where no way
+ * needs it.
  * Errors: -EINVAL, -ERANGE, -EPERM, -ENOTSUP, -ENOMEM with the numbers in error.
  */
 SSV_MUST_CHECK int region_attach(const struct ssv_region *offer, const struct ssv_layout *layout,
-				 pid_t owner, struct region **ret_region, char *error);
+				 pid_t owner, const struct deliver_host *host,
+				 struct region **ret_region, char *error);
 void region_detach(struct region *region); /* takes NULL; frees it */
 
 /* Append a finished job to its queue, and take the finished ones: for ways that end at once. */

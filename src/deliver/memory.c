@@ -17,12 +17,13 @@
 extern const struct deliver_ops deliver_memory;
 
 static int memory_attach(struct region *region, const struct ssv_region *offer, pid_t owner,
-			 char *error)
+			 const struct deliver_host *host, char *error)
 {
 	struct stat st;
 	int seals;
 
 	(void)owner;
+	(void)host;
 	/* Seals before the size: a size that was read earlier may have shrunk before the seal. */
 	seals = offer->fd < 0 ? -1 : fcntl(offer->fd, F_GET_SEALS);
 	if (seals < 0 && (offer->fd < 0 || errno == EBADF)) {

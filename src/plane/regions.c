@@ -224,6 +224,9 @@ static int region_attach_checked(struct plane *plane, const struct session *sess
 				 const struct ssv_region *offer, const struct ssv_layout *layout,
 				 struct region **ret_region, char *error)
 {
+	const struct deliver_host host = {.memory = plane->arena.base,
+					  .bytes = plane->arena.bytes,
+					  .workers_count = plane->config.workers_count};
 	int err;
 
 	if (layout->rank != session->rank || layout->ranks_count != session->ranks_count)
@@ -233,7 +236,7 @@ static int region_attach_checked(struct plane *plane, const struct session *sess
 	if (plane->config.attach_region)
 		err = plane->config.attach_region(offer, layout, session->pid, ret_region, error);
 	else
-		err = region_attach(offer, layout, session->pid, ret_region, error);
+		err = region_attach(offer, layout, session->pid, &host, ret_region, error);
 	if (err)
 		return err;
 	err = region_fits(plane, *ret_region, error);

@@ -109,9 +109,9 @@ static int take_register(struct session *session, const struct message *message,
 
 	if (err)
 		return err;
-	if (region.memory == SSV_MEMORY_MEMFD) {
+	if (memory_has_fd(region.memory)) {
 		if (!session->fds_count)
-			return PROTO(error, "REGISTER of a memfd without its descriptor");
+			return PROTO(error, "REGISTER of memory by descriptor without it");
 		region.fd = fd_take(session);
 	}
 	err = plane_region_add(session->world->plane, session->plane_id, &region, &layout,

@@ -184,6 +184,7 @@ int worker_create(struct plane *plane, uint32_t index, char *error)
 
 	worker->plane = plane;
 	worker->index = index;
+	worker->delivered.worker = index;
 	worker->encoding = NO_INDEX;
 	worker->work_stage = STAGE_NONE;
 	err = worker_carve(plane, worker, error);

@@ -58,7 +58,7 @@ static struct deliver_ops slow_ops;
 int slow_attach(const struct ssv_region *offer, const struct ssv_layout *layout, pid_t owner,
 		struct region **ret_region, char *error)
 {
-	int err = region_attach(offer, layout, owner, ret_region, error);
+	int err = region_attach(offer, layout, owner, NULL, ret_region, error);
 
 	if (err || offer->memory != SSV_MEMORY_ADDRESS)
 		return err;
