@@ -67,6 +67,36 @@ void region_detach(struct region *region)
 	free(region);
 }
 
+uint64_t deliver_stage_bytes(const struct region *region, uint32_t first, uint32_t count,
+			     uint32_t blocks_count)
+{
+	uint64_t bytes = 0;
+
+	for (uint32_t k = 0; k < count; k++)
+		bytes += region->ops->stage_bytes(region, first + k, blocks_count);
+	return bytes;
+}
+
+void deliver_open(struct deliver_job *jobs, uint32_t count, const struct deliver_job *like,
+		  int joined)
+{
+	const struct region *region = like->region;
+	uint8_t *stage = like->stage;
+
+	for (uint32_t k = 0; k < count; k++) {
+		jobs[k] = *like;
+		jobs[k].tensor = like->tensor + k;
+		jobs[k].token = like->token + (size_t)k * SSV_CHUNK_TOKENS;
+		jobs[k].stage = stage;
+		jobs[k].joined = joined ? (uint8_t)count : 1;
+		jobs[k].joint = joined ? (uint8_t)k : 0;
+		region->ops->open(&jobs[k]);
+		if (stage && !joined)
+			stage +=
+			    region->ops->stage_bytes(region, jobs[k].tensor, like->blocks_count);
+	}
+}
+
 void deliver_queue_push(struct deliver_queue *queue, struct deliver_job *job)
 {
 	job->next = NULL;

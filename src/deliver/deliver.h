@@ -116,6 +116,26 @@ SSV_MUST_CHECK int region_attach(const struct ssv_region *offer, const struct ss
 				 struct region **ret_region, char *error);
 void region_detach(struct region *region); /* takes NULL; frees it */
 
+/* Tensors of the group that begins at `tensor`: 1 where the way joins nothing. */
+static inline uint32_t deliver_join(const struct region *region, uint32_t tensor)
+{
+	uint32_t n = region->ops->join ? region->ops->join(region, tensor) : 1;
+
+	return n ? n : 1;
+}
+
+/* Staging bytes for jobs of the tensors first .. first + count - 1. */
+uint64_t deliver_stage_bytes(const struct region *region, uint32_t first, uint32_t count,
+			     uint32_t blocks_count);
+
+/**
+ * Open jobs[count] like `like`, for its tensor and those that follow it: as one group if `joined`,
+ * else each alone. like->stage and like->token begin the memory of all; each job's tokens lie
+ * SSV_CHUNK_TOKENS after the last one's.
+ */
+void deliver_open(struct deliver_job *jobs, uint32_t count, const struct deliver_job *like,
+		  int joined);
+
 /* Append a finished job to its queue, and take the finished ones: for ways that end at once. */
 void deliver_queue_push(struct deliver_queue *queue, struct deliver_job *job);
 uint32_t deliver_queue_poll(struct deliver_queue *queue, struct deliver_job **done, uint32_t max);

@@ -174,14 +174,24 @@ static uint64_t tensor_bytes(const struct capture *capture)
 	return shape_tensor_bytes(&capture->shape, capture->tensor % capture->shape.parts_count);
 }
 
-/* Begin reading the next tensor's blocks. Returns 0 when no staging memory is free now. */
-static int copy_tensor(struct worker *worker, struct capture *capture)
+/* Begin reading the next tensor's blocks, and those of the tensors that travel with it. Returns 0
+ * when no staging memory is free now. */
+static int copy_tensors(struct worker *worker, struct capture *capture)
 {
 	const struct task *task = capture_task(worker, capture);
 	const struct region *region = task->region;
-	uint64_t stage_bytes =
-	    region->ops->stage_bytes(region, capture->tensor, task->blocks_count);
-	uint8_t *stage = NULL;
+	const uint32_t n = deliver_join(region, capture->tensor);
+	const uint64_t stage_bytes =
+	    deliver_stage_bytes(region, capture->tensor, n, task->blocks_count);
+	struct deliver_job like = {
+	    .region = region,
+	    .tensor = capture->tensor,
+	    .direction = DELIVER_OUT,
+	    .blocks = task->blocks,
+	    .blocks_count = task->blocks_count,
+	    .token = capture->tokens,
+	    .owner = capture,
+	};
 
 	if (stage_bytes) {
 		int err = slots_acquire(&worker->stage, stage_bytes, &capture->stage);
@@ -189,21 +199,13 @@ static int copy_tensor(struct worker *worker, struct capture *capture)
 		if (err == -EAGAIN)
 			return 0;
 		ssv_assert(err == 0); /* registration made sure of it */
-		stage = slots_data(&worker->stage, &capture->stage);
+		like.stage = slots_data(&worker->stage, &capture->stage);
 	}
-	capture->job = (struct deliver_job){
-	    .region = region,
-	    .tensor = capture->tensor,
-	    .direction = DELIVER_OUT,
-	    .blocks = task->blocks,
-	    .blocks_count = task->blocks_count,
-	    .stage = stage,
-	    .token = capture->tokens,
-	    .owner = capture,
-	};
-	region->ops->open(&capture->job);
-	capture->jobs_out = 1;
-	worker_submit_job(worker, &capture->job);
+	deliver_open(capture->jobs, n, &like, n > 1);
+	capture->failed = 0;
+	capture->jobs_open = capture->jobs_out = (uint8_t)n;
+	for (uint32_t k = 0; k < n; k++)
+		worker_submit_job(worker, &capture->jobs[k]);
 	return 1;
 }
 
@@ -212,15 +214,19 @@ void capture_delivered(struct worker *worker, struct capture *capture,
 {
 	uint8_t *kv = slots_data(&worker->capture, &capture->kv);
 
-	capture->jobs_out = 0;
-	if (capture->cancelled || job->status) {
+	capture->failed |= job->status != 0;
+	if (--capture->jobs_out)
+		return;
+	if (capture->cancelled || capture->failed) {
 		capture_end(worker, capture, capture->cancelled ? -ECANCELED : -EIO);
 		return;
 	}
-	deliver_gather(job, capture->shape.tokens, kv + capture->kv_offset);
+	for (uint32_t k = 0; k < capture->jobs_open; k++) {
+		deliver_gather(&capture->jobs[k], capture->shape.tokens, kv + capture->kv_offset);
+		capture->kv_offset += tensor_bytes(capture);
+		capture->tensor++;
+	}
 	slots_release(&worker->stage, &capture->stage);
-	capture->kv_offset += tensor_bytes(capture);
-	capture->tensor++;
 	if (capture->tensor < shape_tensors(&capture->shape))
 		return;
 	/* The promise of a STORE completion: from here on the source is not read any more. */
@@ -247,11 +253,9 @@ static int copy_unit(struct worker *worker)
 	worker->work_stage = STAGE_CAPTURE;
 	worker->work = task_subject(capture_task(worker, capture), capture->index);
 	while (capture->state == CAPTURE_COPY && !capture->jobs_out && bytes < CAPTURE_SLICE) {
-		uint64_t tensor = tensor_bytes(capture);
-
-		if (!copy_tensor(worker, capture))
+		if (!copy_tensors(worker, capture))
 			break;
-		bytes += tensor;
+		bytes += capture->jobs_open * tensor_bytes(capture);
 		(void)worker_poll_delivered(worker);
 	}
 	return bytes > 0;

@@ -344,47 +344,63 @@ static int lane_open(struct worker *worker, struct lane *lane)
 	return 1;
 }
 
-/* Say where the tensors of an entry go. Returns 0 when no staging memory is free now. */
+/* Tensors that travel with this entry's first: a group that the way joins, if the entries ahead
+ * hold one tensor each; *ret_joined says whether they do. */
+static uint32_t lane_tensors(const struct lane *lane, const struct region *region,
+			     const struct container_entry *entry, uint32_t tensor, int *ret_joined)
+{
+	const uint32_t parts = region->layout->parts_count;
+	const uint32_t n = deliver_join(region, tensor);
+
+	*ret_joined = 0;
+	if (n == 1 || entry->tensors_count > 1)
+		return entry->tensors_count;
+	for (uint32_t i = lane->entry + 1; i < lane->container.header.segments_count; i++) {
+		struct container_entry next;
+
+		container_entry(&lane->container, i, &next);
+		if ((uint32_t)next.layer * parts + next.part >= tensor + n)
+			break;
+		if (next.tensors_count > 1)
+			return entry->tensors_count;
+	}
+	*ret_joined = 1;
+	return n;
+}
+
+/* Say where the tensors of an entry go, and those that travel with them. Returns 0 when no staging
+ * memory is free now. */
 static int lane_open_jobs(struct worker *worker, struct lane *lane,
 			  const struct container_entry *entry)
 {
 	const struct task *task = lane_task(worker, lane);
 	const struct region *region = task->region;
-	const struct layout *layout = region->layout;
-	const uint32_t tensor = (uint32_t)entry->layer * layout->parts_count + entry->part;
-	uint64_t stage_bytes = 0;
-	uint8_t *stage = NULL;
+	const uint32_t tensor = (uint32_t)entry->layer * region->layout->parts_count + entry->part;
+	int joined;
+	const uint32_t n = lane_tensors(lane, region, entry, tensor, &joined);
+	const uint64_t stage_bytes = deliver_stage_bytes(region, tensor, n, task->blocks_count);
+	struct deliver_job like = {
+	    .region = region,
+	    .tensor = tensor,
+	    .direction = DELIVER_IN,
+	    .blocks = task->blocks,
+	    .blocks_count = task->blocks_count,
+	    .token = lane->tokens + task->first_token,
+	    .owner = lane,
+	};
 
-	for (uint32_t k = 0; k < entry->tensors_count; k++)
-		stage_bytes += region->ops->stage_bytes(region, tensor + k, task->blocks_count);
 	if (stage_bytes) {
 		int err = slots_acquire(&worker->stage, stage_bytes, &lane->stage);
 
 		if (err == -EAGAIN)
 			return 0;
 		ssv_assert(err == 0); /* registration made sure of it */
-		stage = slots_data(&worker->stage, &lane->stage);
+		like.stage = slots_data(&worker->stage, &lane->stage);
 	}
-	for (uint32_t k = 0; k < entry->tensors_count; k++) {
-		uint8_t **tokens = lane->tokens + k * SSV_CHUNK_TOKENS;
-		struct deliver_job *job = &lane->jobs[k];
-
-		memset(tokens, 0, sizeof(*tokens) * SSV_CHUNK_TOKENS);
-		*job = (struct deliver_job){
-		    .region = region,
-		    .tensor = tensor + k,
-		    .direction = DELIVER_IN,
-		    .blocks = task->blocks,
-		    .blocks_count = task->blocks_count,
-		    .stage = stage,
-		    .token = tokens + task->first_token,
-		    .owner = lane,
-		};
-		region->ops->open(job);
-		if (stage)
-			stage += region->ops->stage_bytes(region, tensor + k, task->blocks_count);
-	}
-	lane->jobs_open = entry->tensors_count;
+	memset(lane->tokens, 0, sizeof(*lane->tokens) * n * SSV_CHUNK_TOKENS);
+	deliver_open(lane->jobs, n, &like, joined);
+	lane->jobs_open = (uint8_t)n;
+	lane->jobs_decoded = 0;
 	return 1;
 }
 
@@ -410,14 +426,15 @@ static int lane_decode(struct worker *worker, struct lane *lane,
 	struct decode_target targets[ENTRY_TENSORS_MAX];
 	enum container_fault fault = CONTAINER_FAULT_NONE;
 
-	/* A tensor may be split over entries: its job stays open until the last one. */
-	if (entry->group0 == 0 && !lane_open_jobs(worker, lane, entry))
+	/* A tensor may be split over entries, and several may travel together: jobs stay open until
+	 * the last entry of the last one. */
+	if (!lane->jobs_open && !lane_open_jobs(worker, lane, entry))
 		return 0;
-	for (uint32_t k = 0; k < lane->jobs_open; k++) {
-		const struct layout_map *map = lane->jobs[k].map;
+	for (uint32_t k = 0; k < entry->tensors_count; k++) {
+		const struct layout_map *map = lane->jobs[lane->jobs_decoded + k].map;
 
 		targets[k] = (struct decode_target){
-		    .token = lane->tokens + k * SSV_CHUNK_TOKENS,
+		    .token = lane->tokens + (lane->jobs_decoded + k) * SSV_CHUNK_TOKENS,
 		    .channel = map->channel,
 		    .run_channels = map->run_channels,
 		    .token_stride = map->token_stride,
@@ -431,6 +448,9 @@ static int lane_decode(struct worker *worker, struct lane *lane,
 	}
 	lane->entry++;
 	if (!entry_ends_tensor(layout, entry))
+		return 1;
+	lane->jobs_decoded = (uint8_t)(lane->jobs_decoded + entry->tensors_count);
+	if (lane->jobs_decoded < lane->jobs_open)
 		return 1;
 	lane_count_decoded(worker, lane);
 	if (lane->stage.slots_count)

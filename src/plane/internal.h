@@ -198,6 +198,10 @@ struct worker_op {
 	uint64_t begun_ns;
 };
 
+/* Tensors in work at once: those of an entry, or those that a way joins. */
+#define JOBS_MAX ENTRY_TENSORS_MAX
+static_assert(JOBS_MAX >= DELIVER_JOIN_MAX, "a joined group is opened whole");
+
 enum lane_state {
 	LANE_IDLE = 0,
 	LANE_FETCH = 1,
@@ -208,11 +212,12 @@ enum lane_state {
 struct lane {
 	uint8_t state; /* enum lane_state */
 	uint8_t opened, retried;
-	uint8_t over;       /* status is final; wait until quiescent */
-	uint8_t heal;       /* delete the chunk then */
-	uint8_t jobs_open;  /* jobs of the tensors in work */
-	uint8_t jobs_ready; /* decoded, to be submitted */
-	uint8_t jobs_out;   /* submitted, not handed back */
+	uint8_t over;         /* status is final; wait until quiescent */
+	uint8_t heal;         /* delete the chunk then */
+	uint8_t jobs_open;    /* jobs of the tensors in work */
+	uint8_t jobs_decoded; /* of these, from the first on */
+	uint8_t jobs_ready;   /* decoded, to be submitted */
+	uint8_t jobs_out;     /* submitted, not handed back */
 	uint32_t index, task;
 	uint32_t entry, tensor; /* next entry; tensor of jobs[0] */
 	int status;
@@ -222,8 +227,8 @@ struct lane {
 	struct slot_run wire, stage;
 	struct worker_op op;
 	struct container container;
-	struct deliver_job jobs[ENTRY_TENSORS_MAX];
-	uint8_t **tokens; /* [ENTRY_TENSORS_MAX][SSV_CHUNK_TOKENS] */
+	struct deliver_job jobs[JOBS_MAX];
+	uint8_t **tokens; /* [JOBS_MAX][SSV_CHUNK_TOKENS] */
 };
 
 static inline uint64_t lane_received(const struct lane *lane)
@@ -243,8 +248,9 @@ enum capture_state {
 
 /* One chunk on its way out; its task has the same index among the worker's STORE tasks. */
 struct capture {
-	uint8_t state; /* enum capture_state */
-	uint8_t cancelled, jobs_out;
+	uint8_t state;               /* enum capture_state */
+	uint8_t cancelled, failed;   /* some job came back with an error */
+	uint8_t jobs_open, jobs_out; /* of the tensors in work */
 	uint8_t tier, codec;
 	uint32_t index, task;
 	uint32_t tensor;    /* next to copy or encode */
@@ -255,8 +261,8 @@ struct capture {
 	struct worker_op op;
 	struct chunk_identity identity;
 	struct chunk_shape shape;
-	struct deliver_job job;
-	uint8_t **tokens; /* [SSV_CHUNK_TOKENS] */
+	struct deliver_job jobs[JOBS_MAX];
+	uint8_t **tokens; /* [JOBS_MAX][SSV_CHUNK_TOKENS] */
 };
 
 struct lookup {

@@ -69,8 +69,8 @@ static int worker_carve_tables(struct plane *plane, struct worker *worker)
 		struct lane *lane = &worker->lanes[i];
 
 		lane->index = i;
-		lane->tokens = arena_carve(
-		    arena, sizeof(uint8_t *) * ENTRY_TENSORS_MAX * SSV_CHUNK_TOKENS, 64);
+		lane->tokens =
+		    arena_carve(arena, sizeof(uint8_t *) * JOBS_MAX * SSV_CHUNK_TOKENS, 64);
 		if (!lane->tokens)
 			return -ENOSPC;
 	}
@@ -79,7 +79,8 @@ static int worker_carve_tables(struct plane *plane, struct worker *worker)
 
 		capture->index = i;
 		capture->task = plane->task_first[TASK_STORE] + i;
-		capture->tokens = arena_carve(arena, sizeof(uint8_t *) * SSV_CHUNK_TOKENS, 64);
+		capture->tokens =
+		    arena_carve(arena, sizeof(uint8_t *) * JOBS_MAX * SSV_CHUNK_TOKENS, 64);
 		if (!capture->tokens)
 			return -ENOSPC;
 	}
