@@ -1,31 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* standin_cuda.c - see standin_cuda.h. Own declarations: it must not need CUDA to be built. */
-#include "standin_cuda.h"
-
-#include <errno.h>
-#include <fcntl.h>
 #include <pthread.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
 #include <time.h>
-#include <unistd.h>
 
-#define CALL        __attribute__((visibility("default"))) int
-#define OK          0
-#define BAD_VALUE   1
-#define BAD_CONTEXT 201
-#define NOT_READY   600
-#define LOST        700
-#define NOT_PINNED  712
-#define RANGES      256
-#define PAGE        (2ul << 20)
-
-struct context {
-	int device, references, lost;
-};
+#include "standin_internal.h"
 
 struct event {
 	uint64_t recorded, reached;
@@ -47,32 +27,21 @@ struct stream {
 	struct stream *next;
 };
 
-enum range_kind { RANGE_FREE, RANGE_HOST, RANGE_DEVICE, RANGE_RESERVED };
+pthread_mutex_t standin_lock = PTHREAD_MUTEX_INITIALIZER;
+struct standin standin_state;
+_Thread_local struct context *standin_context;
 
-struct range {
-	enum range_kind kind;
-	uint8_t *start;
-	size_t bytes;
-	int references;
-	char name[64]; /* IPC: of the shared memory */
-	int owned;     /* allocated here */
-};
-
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t work = PTHREAD_COND_INITIALIZER;
 static pthread_t mover;
 static int started;
-static struct standin state;
 static struct context contexts[STANDIN_GPUS];
 static struct stream *streams;
-static struct range ranges[RANGES];
 static uint64_t random_state = 88172645463325252ull;
-static _Thread_local struct context *current;
 
 __attribute__((visibility("default"))) struct standin *standin_get(void);
 struct standin *standin_get(void)
 {
-	return &state;
+	return &standin_state;
 }
 
 static uint64_t random_next(void)
@@ -83,329 +52,11 @@ static uint64_t random_next(void)
 	return random_state;
 }
 
-/* With the lock held: is this the call that was told to fail? */
-static int fails(const char *call)
+int standin_fails(const char *call)
 {
-	if (!state.fail_after || strcmp(call, state.fail_call) != 0)
+	if (!standin_state.fail_after || strcmp(call, standin_state.fail_call) != 0)
 		return 0;
-	return --state.fail_after == 0;
-}
-
-/* ---- memory --------------------------------------------------------------------------------- */
-
-static struct range *range_free(void)
-{
-	for (int i = 0; i < RANGES; i++) {
-		if (ranges[i].kind == RANGE_FREE)
-			return &ranges[i];
-	}
-	return NULL;
-}
-
-static struct range *range_of(enum range_kind kind, const void *address, size_t bytes)
-{
-	const uint8_t *start = address;
-
-	for (int i = 0; i < RANGES; i++) {
-		struct range *range = &ranges[i];
-
-		if (range->kind == kind && start >= range->start &&
-		    start + bytes <= range->start + range->bytes)
-			return range;
-	}
-	return NULL;
-}
-
-CALL cuMemHostRegister_v2(void *memory, size_t bytes, unsigned int flags);
-CALL cuMemHostRegister_v2(void *memory, size_t bytes, unsigned int flags)
-{
-	struct range *range;
-	int result = OK;
-
-	(void)flags;
-	pthread_mutex_lock(&lock);
-	range = range_free();
-	if (!current)
-		result = BAD_CONTEXT;
-	else if (fails("cuMemHostRegister") || !range || range_of(RANGE_HOST, memory, bytes))
-		result = BAD_VALUE;
-	else {
-		*range = (struct range){.kind = RANGE_HOST, .start = memory, .bytes = bytes};
-		state.registrations++;
-	}
-	pthread_mutex_unlock(&lock);
-	return result;
-}
-
-CALL cuMemHostUnregister(void *memory);
-CALL cuMemHostUnregister(void *memory)
-{
-	struct range *range;
-
-	pthread_mutex_lock(&lock);
-	range = range_of(RANGE_HOST, memory, 1);
-	if (range) {
-		range->kind = RANGE_FREE;
-		state.registrations--;
-	}
-	pthread_mutex_unlock(&lock);
-	return range ? OK : BAD_VALUE;
-}
-
-static uint8_t *share(const char *name, size_t *bytes, int create)
-{
-	int fd = shm_open(name, create ? O_RDWR | O_CREAT | O_EXCL : O_RDWR, 0600);
-	uint8_t *memory = MAP_FAILED;
-	struct stat st;
-
-	if (fd < 0)
-		return NULL;
-	if (create ? ftruncate(fd, (off_t)*bytes) == 0 : fstat(fd, &st) == 0) {
-		if (!create)
-			*bytes = (size_t)st.st_size;
-		memory = mmap(NULL, *bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	}
-	close(fd);
-	return memory == MAP_FAILED ? NULL : memory;
-}
-
-CALL cuMemAlloc_v2(uint64_t *pointer, size_t bytes);
-CALL cuMemAlloc_v2(uint64_t *pointer, size_t bytes)
-{
-	static int number;
-	struct range *range;
-
-	pthread_mutex_lock(&lock);
-	range = range_free();
-	if (range) {
-		snprintf(range->name, sizeof(range->name), "/ssv-standin-%d-%d", (int)getpid(),
-			 number++);
-		range->start = share(range->name, &bytes, 1);
-	}
-	if (!range || !range->start) {
-		pthread_mutex_unlock(&lock);
-		return BAD_VALUE;
-	}
-	range->kind = RANGE_DEVICE;
-	range->bytes = bytes;
-	range->references = 1;
-	range->owned = 1;
-	state.allocations++;
-	*pointer = (uintptr_t)range->start;
-	pthread_mutex_unlock(&lock);
-	return OK;
-}
-
-CALL cuMemFree_v2(uint64_t pointer);
-CALL cuMemFree_v2(uint64_t pointer)
-{
-	struct range *range;
-
-	pthread_mutex_lock(&lock);
-	range = range_of(RANGE_DEVICE, (void *)(uintptr_t)pointer, 1);
-	if (range && range->owned) {
-		shm_unlink(range->name);
-		munmap(range->start, range->bytes);
-		range->kind = RANGE_FREE;
-		state.allocations--;
-	}
-	pthread_mutex_unlock(&lock);
-	return range ? OK : BAD_VALUE;
-}
-
-struct handle {
-	char name[64];
-};
-
-CALL cuIpcGetMemHandle(struct handle *handle, uint64_t pointer);
-CALL cuIpcGetMemHandle(struct handle *handle, uint64_t pointer)
-{
-	struct range *range;
-
-	pthread_mutex_lock(&lock);
-	range = range_of(RANGE_DEVICE, (void *)(uintptr_t)pointer, 1);
-	if (range)
-		memcpy(handle->name, range->name, sizeof(handle->name));
-	pthread_mutex_unlock(&lock);
-	return range ? OK : BAD_VALUE;
-}
-
-CALL cuIpcOpenMemHandle_v2(uint64_t *pointer, struct handle handle, unsigned int flags);
-CALL cuIpcOpenMemHandle_v2(uint64_t *pointer, struct handle handle, unsigned int flags)
-{
-	struct range *range;
-	int result = BAD_VALUE;
-
-	(void)flags;
-	handle.name[sizeof(handle.name) - 1] = 0;
-	pthread_mutex_lock(&lock);
-	range = range_free();
-	if (!current)
-		result = BAD_CONTEXT;
-	else if (range && !fails("cuIpcOpenMemHandle")) {
-		range->owned = 0;
-		range->start = handle.name[0] == '/' ? share(handle.name, &range->bytes, 0) : NULL;
-		if (range->start) {
-			range->kind = RANGE_DEVICE;
-			state.mappings++;
-			*pointer = (uintptr_t)range->start;
-			result = OK;
-		}
-	}
-	pthread_mutex_unlock(&lock);
-	return result;
-}
-
-CALL cuIpcCloseMemHandle(uint64_t pointer);
-CALL cuIpcCloseMemHandle(uint64_t pointer)
-{
-	struct range *range;
-
-	pthread_mutex_lock(&lock);
-	range = range_of(RANGE_DEVICE, (void *)(uintptr_t)pointer, 1);
-	if (range && !range->owned) {
-		munmap(range->start, range->bytes);
-		range->kind = RANGE_FREE;
-		state.mappings--;
-	}
-	pthread_mutex_unlock(&lock);
-	return range ? OK : BAD_VALUE;
-}
-
-CALL cuMemGetAddressRange_v2(uint64_t *base, size_t *bytes, uint64_t pointer);
-CALL cuMemGetAddressRange_v2(uint64_t *base, size_t *bytes, uint64_t pointer)
-{
-	struct range *range;
-
-	pthread_mutex_lock(&lock);
-	range = range_of(RANGE_DEVICE, (void *)(uintptr_t)pointer, 1);
-	if (range && !fails("cuMemGetAddressRange")) {
-		*base = (uintptr_t)range->start;
-		*bytes = range->bytes;
-	} else {
-		range = NULL;
-	}
-	pthread_mutex_unlock(&lock);
-	return range ? OK : BAD_VALUE;
-}
-
-CALL cuMemImportFromShareableHandle(uint64_t *allocation, void *handle, int type);
-CALL cuMemImportFromShareableHandle(uint64_t *allocation, void *handle, int type)
-{
-	int fd = type == 1 ? dup((int)(intptr_t)handle) : -1;
-
-	if (fd < 0)
-		return BAD_VALUE;
-	*allocation = (uint64_t)fd;
-	pthread_mutex_lock(&lock);
-	state.allocations++;
-	pthread_mutex_unlock(&lock);
-	return OK;
-}
-
-CALL cuMemRelease(uint64_t allocation);
-CALL cuMemRelease(uint64_t allocation)
-{
-	close((int)allocation);
-	pthread_mutex_lock(&lock);
-	state.allocations--;
-	pthread_mutex_unlock(&lock);
-	return OK;
-}
-
-CALL cuMemAddressReserve(uint64_t *pointer, size_t bytes, size_t alignment, uint64_t wish,
-			 unsigned long long flags);
-CALL cuMemAddressReserve(uint64_t *pointer, size_t bytes, size_t alignment, uint64_t wish,
-			 unsigned long long flags)
-{
-	struct range *range;
-	void *memory;
-
-	(void)alignment;
-	(void)wish;
-	(void)flags;
-	pthread_mutex_lock(&lock);
-	range = range_free();
-	memory = range && bytes % PAGE == 0
-		     ? mmap(NULL, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
-		     : MAP_FAILED;
-	if (memory != MAP_FAILED) {
-		*range = (struct range){.kind = RANGE_RESERVED, .start = memory, .bytes = bytes};
-		*pointer = (uintptr_t)memory;
-	}
-	pthread_mutex_unlock(&lock);
-	return memory == MAP_FAILED ? BAD_VALUE : OK;
-}
-
-CALL cuMemAddressFree(uint64_t pointer, size_t bytes);
-CALL cuMemAddressFree(uint64_t pointer, size_t bytes)
-{
-	struct range *range;
-
-	pthread_mutex_lock(&lock);
-	range = range_of(RANGE_RESERVED, (void *)(uintptr_t)pointer, bytes);
-	if (range) {
-		munmap(range->start, range->bytes);
-		range->kind = RANGE_FREE;
-	}
-	pthread_mutex_unlock(&lock);
-	return range ? OK : BAD_VALUE;
-}
-
-CALL cuMemMap(uint64_t pointer, size_t bytes, size_t offset, uint64_t allocation,
-	      unsigned long long flags);
-CALL cuMemMap(uint64_t pointer, size_t bytes, size_t offset, uint64_t allocation,
-	      unsigned long long flags)
-{
-	struct range *range;
-	struct stat st;
-	void *memory = MAP_FAILED;
-
-	(void)flags;
-	pthread_mutex_lock(&lock);
-	range = range_of(RANGE_RESERVED, (void *)(uintptr_t)pointer, bytes);
-	if (range && offset == 0 && fstat((int)allocation, &st) == 0 &&
-	    (size_t)st.st_size >= bytes && !fails("cuMemMap"))
-		memory = mmap(range->start, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
-			      (int)allocation, 0);
-	if (memory != MAP_FAILED)
-		state.mappings++;
-	pthread_mutex_unlock(&lock);
-	return memory == MAP_FAILED ? BAD_VALUE : OK;
-}
-
-CALL cuMemUnmap(uint64_t pointer, size_t bytes);
-CALL cuMemUnmap(uint64_t pointer, size_t bytes)
-{
-	struct range *range;
-
-	pthread_mutex_lock(&lock);
-	range = range_of(RANGE_DEVICE, (void *)(uintptr_t)pointer, bytes);
-	if (!range)
-		range = range_of(RANGE_RESERVED, (void *)(uintptr_t)pointer, bytes);
-	if (range) {
-		range->kind = RANGE_RESERVED;
-		state.mappings--;
-	}
-	pthread_mutex_unlock(&lock);
-	return range ? OK : BAD_VALUE;
-}
-
-/* Before it, a mapping cannot be used. */
-CALL cuMemSetAccess(uint64_t pointer, size_t bytes, const void *access, size_t count);
-CALL cuMemSetAccess(uint64_t pointer, size_t bytes, const void *access, size_t count)
-{
-	struct range *range;
-
-	(void)access;
-	pthread_mutex_lock(&lock);
-	range = range_of(RANGE_RESERVED, (void *)(uintptr_t)pointer, bytes);
-	if (range && count == 1 && !fails("cuMemSetAccess"))
-		range->kind = RANGE_DEVICE;
-	else
-		range = NULL;
-	pthread_mutex_unlock(&lock);
-	return range ? OK : BAD_VALUE;
+	return --standin_state.fail_after == 0;
 }
 
 /* ---- streams -------------------------------------------------------------------------------- */
@@ -429,33 +80,33 @@ static struct stream *stream_with_work(void)
 static void *move(void *argument)
 {
 	(void)argument;
-	pthread_mutex_lock(&lock);
+	pthread_mutex_lock(&standin_lock);
 	for (;;) {
 		struct stream *stream = stream_with_work();
 		struct timespec delay = {0};
 		struct op *op;
 
 		if (!stream) {
-			pthread_cond_wait(&work, &lock);
+			pthread_cond_wait(&work, &standin_lock);
 			continue;
 		}
-		if (state.delay_us_max) {
-			delay.tv_nsec = (long)(random_next() % state.delay_us_max * 1000);
-			pthread_mutex_unlock(&lock);
+		if (standin_state.delay_us_max) {
+			delay.tv_nsec = (long)(random_next() % standin_state.delay_us_max * 1000);
+			pthread_mutex_unlock(&standin_lock);
 			nanosleep(&delay, NULL);
-			pthread_mutex_lock(&lock);
+			pthread_mutex_lock(&standin_lock);
 		}
 		op = stream->first;
 		if (op->event) {
 			op->event->reached = op->number;
 		} else {
-			if (state.lose_context) {
-				state.lose_context = 0;
+			if (standin_state.lose_context) {
+				standin_state.lose_context = 0;
 				stream->context->lost = 1;
 			}
 			if (!stream->context->lost)
 				memcpy(op->to, op->from, op->bytes);
-			state.flight_bytes -= op->bytes;
+			standin_state.flight_bytes -= op->bytes;
 		}
 		stream->first = op->next;
 		if (!stream->first)
@@ -488,21 +139,21 @@ static int copy(struct stream *stream, uint64_t to, uint64_t from, size_t bytes,
 	void *device = (void *)(uintptr_t)(in ? to : from),
 	     *host = (void *)(uintptr_t)(in ? from : to);
 
-	if (!current || current != stream->context)
+	if (!standin_context || standin_context != stream->context)
 		return BAD_CONTEXT;
-	if (current->lost)
+	if (standin_context->lost)
 		return LOST;
-	if (!range_of(RANGE_DEVICE, device, bytes) || bytes == 0)
+	if (!standin_covers(RANGE_DEVICE, device, bytes) || bytes == 0)
 		return BAD_VALUE;
-	if (!range_of(RANGE_HOST, host, bytes))
+	if (!standin_covers(RANGE_HOST, host, bytes))
 		return NOT_PINNED;
-	state.copies++;
-	state.copied_bytes += bytes;
-	if (!state.shortest_copy || bytes < state.shortest_copy)
-		state.shortest_copy = bytes;
-	state.flight_bytes += bytes;
-	if (state.flight_bytes > state.flight_bytes_max)
-		state.flight_bytes_max = state.flight_bytes;
+	standin_state.copies++;
+	standin_state.copied_bytes += bytes;
+	if (!standin_state.shortest_copy || bytes < standin_state.shortest_copy)
+		standin_state.shortest_copy = bytes;
+	standin_state.flight_bytes += bytes;
+	if (standin_state.flight_bytes > standin_state.flight_bytes_max)
+		standin_state.flight_bytes_max = standin_state.flight_bytes;
 	stream_push(stream, &(struct op){.to = (void *)(uintptr_t)to,
 					 .from = (void *)(uintptr_t)from,
 					 .bytes = bytes});
@@ -514,9 +165,10 @@ CALL cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t bytes, struct st
 {
 	int result;
 
-	pthread_mutex_lock(&lock);
-	result = fails("cuMemcpyHtoDAsync") ? LOST : copy(stream, to, (uintptr_t)from, bytes, 1);
-	pthread_mutex_unlock(&lock);
+	pthread_mutex_lock(&standin_lock);
+	result =
+	    standin_fails("cuMemcpyHtoDAsync") ? LOST : copy(stream, to, (uintptr_t)from, bytes, 1);
+	pthread_mutex_unlock(&standin_lock);
 	return result;
 }
 
@@ -525,9 +177,9 @@ CALL cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t bytes, struct stream *
 {
 	int result;
 
-	pthread_mutex_lock(&lock);
+	pthread_mutex_lock(&standin_lock);
 	result = copy(stream, (uintptr_t)to, from, bytes, 0);
-	pthread_mutex_unlock(&lock);
+	pthread_mutex_unlock(&standin_lock);
 	return result;
 }
 
@@ -536,18 +188,18 @@ static int copy_batch(uint64_t *to, uint64_t *from, size_t *bytes, size_t count,
 {
 	int result = OK;
 
-	pthread_mutex_lock(&lock);
+	pthread_mutex_lock(&standin_lock);
 	if (!attributes || attributes_count != 1 || *first != 0 || count == 0)
 		result = BAD_VALUE;
-	else if (fails("cuMemcpyBatchAsync"))
+	else if (standin_fails("cuMemcpyBatchAsync"))
 		result = LOST;
 	for (size_t i = 0; i < count && !result; i++) {
-		int in = range_of(RANGE_DEVICE, (void *)(uintptr_t)to[i], bytes[i]) != NULL;
+		int in = standin_covers(RANGE_DEVICE, (void *)(uintptr_t)to[i], bytes[i]);
 
 		result = copy(stream, to[i], from[i], bytes[i], in);
 		*failed = i;
 	}
-	pthread_mutex_unlock(&lock);
+	pthread_mutex_unlock(&standin_lock);
 	return result;
 }
 
@@ -574,31 +226,31 @@ CALL cuStreamCreateWithPriority(struct stream **ret_stream, unsigned int flags, 
 	int result = BAD_VALUE;
 
 	(void)priority;
-	pthread_mutex_lock(&lock);
-	stream = current && flags == 1 && !fails("cuStreamCreateWithPriority")
+	pthread_mutex_lock(&standin_lock);
+	stream = standin_context && flags == 1 && !standin_fails("cuStreamCreateWithPriority")
 		     ? calloc(1, sizeof(*stream))
 		     : NULL;
 	if (stream) {
-		stream->context = current;
+		stream->context = standin_context;
 		stream->next = streams;
 		streams = stream;
-		state.streams++;
+		standin_state.streams++;
 		*ret_stream = stream;
 		result = OK;
 		if (!started)
 			started = pthread_create(&mover, NULL, move, NULL) == 0;
 	}
-	pthread_mutex_unlock(&lock);
+	pthread_mutex_unlock(&standin_lock);
 	return result;
 }
 
 CALL cuStreamSynchronize(struct stream *stream);
 CALL cuStreamSynchronize(struct stream *stream)
 {
-	pthread_mutex_lock(&lock);
+	pthread_mutex_lock(&standin_lock);
 	while (stream->first)
-		pthread_cond_wait(&work, &lock);
-	pthread_mutex_unlock(&lock);
+		pthread_cond_wait(&work, &standin_lock);
+	pthread_mutex_unlock(&standin_lock);
 	return OK;
 }
 
@@ -607,9 +259,9 @@ CALL cuStreamQuery(struct stream *stream)
 {
 	int result;
 
-	pthread_mutex_lock(&lock);
+	pthread_mutex_lock(&standin_lock);
 	result = stream->context->lost ? LOST : stream->first ? NOT_READY : OK;
-	pthread_mutex_unlock(&lock);
+	pthread_mutex_unlock(&standin_lock);
 	return result;
 }
 
@@ -617,7 +269,7 @@ CALL cuStreamDestroy_v2(struct stream *stream);
 CALL cuStreamDestroy_v2(struct stream *stream)
 {
 	cuStreamSynchronize(stream);
-	pthread_mutex_lock(&lock);
+	pthread_mutex_lock(&standin_lock);
 	for (struct stream **at = &streams; *at; at = &(*at)->next) {
 		if (*at == stream) {
 			*at = stream->next;
@@ -625,8 +277,8 @@ CALL cuStreamDestroy_v2(struct stream *stream)
 		}
 	}
 	free(stream);
-	state.streams--;
-	pthread_mutex_unlock(&lock);
+	standin_state.streams--;
+	pthread_mutex_unlock(&standin_lock);
 	return OK;
 }
 
@@ -636,24 +288,24 @@ CALL cuEventCreate(struct event **ret_event, unsigned int flags)
 	int result = BAD_VALUE;
 
 	(void)flags;
-	pthread_mutex_lock(&lock);
-	if (current && !fails("cuEventCreate")) {
+	pthread_mutex_lock(&standin_lock);
+	if (standin_context && !standin_fails("cuEventCreate")) {
 		*ret_event = calloc(1, sizeof(**ret_event));
-		(*ret_event)->context = current;
-		state.events++;
+		(*ret_event)->context = standin_context;
+		standin_state.events++;
 		result = OK;
 	}
-	pthread_mutex_unlock(&lock);
+	pthread_mutex_unlock(&standin_lock);
 	return result;
 }
 
 CALL cuEventDestroy_v2(struct event *event);
 CALL cuEventDestroy_v2(struct event *event)
 {
-	pthread_mutex_lock(&lock);
+	pthread_mutex_lock(&standin_lock);
 	free(event);
-	state.events--;
-	pthread_mutex_unlock(&lock);
+	standin_state.events--;
+	pthread_mutex_unlock(&standin_lock);
 	return OK;
 }
 
@@ -662,12 +314,12 @@ CALL cuEventRecord(struct event *event, struct stream *stream)
 {
 	int result = OK;
 
-	pthread_mutex_lock(&lock);
-	if (fails("cuEventRecord"))
+	pthread_mutex_lock(&standin_lock);
+	if (standin_fails("cuEventRecord"))
 		result = LOST;
 	else
 		stream_push(stream, &(struct op){.event = event, .number = ++event->recorded});
-	pthread_mutex_unlock(&lock);
+	pthread_mutex_unlock(&standin_lock);
 	return result;
 }
 
@@ -676,12 +328,12 @@ CALL cuEventQuery(struct event *event)
 {
 	int result;
 
-	pthread_mutex_lock(&lock);
-	if (event->context->lost || fails("cuEventQuery"))
+	pthread_mutex_lock(&standin_lock);
+	if (event->context->lost || standin_fails("cuEventQuery"))
 		result = LOST;
 	else
 		result = event->reached == event->recorded ? OK : NOT_READY;
-	pthread_mutex_unlock(&lock);
+	pthread_mutex_unlock(&standin_lock);
 	return result;
 }
 
@@ -735,33 +387,33 @@ CALL cuDevicePrimaryCtxRetain(struct context **context, int device)
 {
 	int result = OK;
 
-	pthread_mutex_lock(&lock);
-	if (fails("cuDevicePrimaryCtxRetain")) {
+	pthread_mutex_lock(&standin_lock);
+	if (standin_fails("cuDevicePrimaryCtxRetain")) {
 		result = BAD_VALUE;
 	} else {
 		if (contexts[device].references++ == 0)
 			contexts[device].lost = 0;
-		state.contexts++;
+		standin_state.contexts++;
 		*context = &contexts[device];
 	}
-	pthread_mutex_unlock(&lock);
+	pthread_mutex_unlock(&standin_lock);
 	return result;
 }
 
 CALL cuDevicePrimaryCtxRelease_v2(int device);
 CALL cuDevicePrimaryCtxRelease_v2(int device)
 {
-	pthread_mutex_lock(&lock);
+	pthread_mutex_lock(&standin_lock);
 	contexts[device].references--;
-	state.contexts--;
-	pthread_mutex_unlock(&lock);
+	standin_state.contexts--;
+	pthread_mutex_unlock(&standin_lock);
 	return OK;
 }
 
 CALL cuCtxSetCurrent(struct context *context);
 CALL cuCtxSetCurrent(struct context *context)
 {
-	current = context;
+	standin_context = context;
 	return OK;
 }
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* rig.c - see rig.h. */
 #include "rig.h"
+#include "../deliver/standin_cuda.h"
 
 #include <cjson/cJSON.h>
 #include <fcntl.h>
@@ -119,14 +120,16 @@ static void region_create_memory(struct rig *rig, struct test_region *region, en
 	make_places(region);
 	region->fd = memfd_create("region", MFD_ALLOW_SEALING | MFD_CLOEXEC);
 	assert_true(region->fd >= 0);
-	assert_int_equal(ftruncate(region->fd, (off_t)region->made.bytes), 0);
+	assert_int_equal(ftruncate(region->fd, (off_t)align_up(region->made.bytes, 2 * MIB)), 0);
 	assert_int_equal(fcntl(region->fd, F_ADD_SEALS, F_SEAL_SHRINK), 0);
 	region->memory =
 	    mmap(NULL, region->made.bytes, PROT_READ | PROT_WRITE, MAP_SHARED, region->fd, 0);
 	assert_true(region->memory != MAP_FAILED);
 	region_paint(region);
 	region->session = session ? session : rig_session(rig, "engine", 0, 1);
-	offer.fd = memory == SSV_MEMORY_MEMFD ? region->fd : -1;
+	offer.fd = memory == SSV_MEMORY_ADDRESS ? -1 : region->fd;
+	if (memory == SSV_MEMORY_GPU_FD)
+		memset(offer.gpu_uuid, STANDIN_UUID_BYTE(0), sizeof(offer.gpu_uuid));
 	offer.address = memory == SSV_MEMORY_ADDRESS ? (uintptr_t)region->memory : 0;
 	offer.bytes = region->made.bytes;
 	if (plane_region_add(rig->plane, region->session, &offer, &region->made.layout,
@@ -151,6 +154,12 @@ uint32_t region_create_address(struct rig *rig, struct test_region *region, enum
 		memory = SSV_MEMORY_MEMFD;
 	region_create_memory(rig, region, packing, shape, session, memory);
 	return memory;
+}
+
+void region_create_gpu(struct rig *rig, struct test_region *region, enum packing packing,
+		       const struct test_shape *shape, uint64_t session)
+{
+	region_create_memory(rig, region, packing, shape, session, SSV_MEMORY_GPU_FD);
 }
 
 void region_destroy(struct test_region *region)

@@ -47,6 +47,9 @@ void region_create(struct rig *rig, struct test_region *region, enum packing pac
  * sandbox forbids cross-memory attach. Returns enum ssv_memory. */
 uint32_t region_create_address(struct rig *rig, struct test_region *region, enum packing packing,
 			       const struct test_shape *shape, uint64_t session);
+/* The same memory as that of a GPU, by descriptor; needs the stand-in driver. */
+void region_create_gpu(struct rig *rig, struct test_region *region, enum packing packing,
+		       const struct test_shape *shape, uint64_t session);
 void region_destroy(struct test_region *region);
 
 /* Submit and wait for the completion. */
