@@ -35,6 +35,8 @@ static struct plane_config gpu_config(const char *uri)
 
 	config.arena_bytes = 64 * MIB;
 	config.channels_max = 1024;
+	/* Time goes on by the step, and a worker steps fast while the driver takes its time. */
+	config.fetch_deadline_ms = config.store_deadline_ms = 25000;
 	return config;
 }
 
