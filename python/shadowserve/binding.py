@@ -79,6 +79,8 @@ class Axis(IntEnum):
 class Memory(IntEnum):
     MEMFD = 1
     ADDRESS = 2
+    GPU_IPC = 3
+    GPU_FD = 4
 
 
 class Op(IntEnum):
@@ -137,6 +139,15 @@ class Layout:
     model: bytes
     parts: tuple[Part, ...]
     tensors: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class GpuMemory:
+    """Which GPU holds a region, and where in an exported allocation; all zero for host memory."""
+
+    uuid: bytes = bytes(16)
+    handle: bytes = bytes(64)
+    offset: int = 0
 
 
 @dataclass(frozen=True)
@@ -325,15 +336,25 @@ class Session:
         return reason.decode(errors="replace")
 
     def region_register(
-        self, memory: Memory, layout: Layout, size: int, fd: int = -1, address: int = 0
+        self,
+        memory: Memory,
+        layout: Layout,
+        size: int,
+        fd: int = -1,
+        address: int = 0,
+        gpu: GpuMemory | None = None,
     ) -> int:
         """Register KV memory; returns the region's number. Blocks up to 5 s."""
+        gpu = gpu or GpuMemory()
         region = native.Region(
             struct_size=ctypes.sizeof(native.Region),
             memory=memory,
             fd=fd,
             address=address,
             bytes=size,
+            gpu_uuid=(ctypes.c_uint8 * 16)(*gpu.uuid),
+            gpu_handle=(ctypes.c_uint8 * 64)(*gpu.handle),
+            gpu_offset=gpu.offset,
         )
         raw = _raw_layout(layout)
         number = c_uint32()

@@ -105,6 +105,9 @@ class Region(Structure):
         ("reserved", c_uint32),
         ("address", c_uint64),
         ("bytes", c_uint64),
+        ("gpu_uuid", c_uint8 * 16),
+        ("gpu_handle", c_uint8 * 64),
+        ("gpu_offset", c_uint64),
     ]
 
 

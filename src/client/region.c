@@ -66,7 +66,11 @@ void client_region_disown(struct ssv *ssv, uint32_t id)
 
 static int offer_check(const struct ssv_region *region, char *error)
 {
-	if (!region || region->struct_size < sizeof(*region))
+	const size_t short_bytes = offsetof(struct ssv_region, gpu_uuid);
+
+	/* A caller built before GPU regions has a shorter struct, which is read no further. */
+	if (!region || region->struct_size < short_bytes ||
+	    (memory_is_gpu(region->memory) && region->struct_size < sizeof(*region)))
 		return MISTAKE(error, -EINVAL, "region: struct_size %u, expected %zu",
 			       region ? region->struct_size : 0, sizeof(*region));
 	if (region->reserved)
