@@ -5,6 +5,7 @@
 #   make test     every test; ends with "N passed, N failed"      [ONLY=c|sanitizers|neon|static|python|vllm]
 #   make bench    every measurement, docs/benchmarks.md           [PART=name|smoke] [BENCH_ARGS=...]
 #   make bench-page  that page again, from its JSON
+#   make fuzz     each SIMD level against the scalar kernels      [SSV_FUZZ_SECONDS=600]
 #   make install  library, header, programs                       [PREFIX=/usr/local] [DESTDIR=]
 #   make clean    remove build/ (.venv stays; remove it by hand)
 
@@ -15,7 +16,9 @@ PREFIX ?= /usr/local
 PART ?=
 PYTHON = $(VENV)/bin/python
 
-.PHONY: demo test bench bench-page install clean build system venv
+SSV_FUZZ_SECONDS ?= 600
+
+.PHONY: demo test fuzz bench bench-page install clean build system venv
 
 build: system
 	@packaging/build.sh build/release
@@ -25,6 +28,11 @@ demo: build venv
 
 test: build venv
 	@$(PYTHON) tests/run.py $(if $(ONLY),--only $(ONLY))
+
+fuzz: system
+	@packaging/build.sh build/asan -Doptimization=1 -Ddebug=true -Db_lundef=false -Dwerror=false \
+		-Db_sanitize=address,undefined
+	@SSV_FUZZ_SECONDS=$(SSV_FUZZ_SECONDS) build/asan/tests/codec/fuzz_codec
 
 bench: build venv
 	@packaging/setup_venv.sh $(VENV) bench

@@ -7,11 +7,13 @@ set -eu
 
 packages="libcmocka-dev libcmocka0 libdeflate-dev libdeflate0 zlib1g-dev zlib1g libzstd-dev libzstd1
 	libisal-dev libisal2 libssl-dev libssl3 libcyaml-dev libcyaml1 libyaml-dev libyaml-0-2
-	libcjson-dev libcjson1"
+	libcjson-dev libcjson1 liblz4-dev liblz4-1"
 
+# shellcheck disable=SC2086
 mkdir -p "$1"
 dir=$(cd "$1" && pwd)
-[ ! -e "$dir/constants.ini" ] || exit 0
+made_of="# $(echo $packages)"
+! grep -qxF "$made_of" "$dir/constants.ini" 2>/dev/null || exit 0
 
 rm -rf "$dir/root" "$dir/apt" "$dir/packages"
 mkdir -p "$dir/root" "$dir/apt/lists/partial" "$dir/apt/cache/archives/partial" "$dir/packages"
@@ -28,5 +30,5 @@ for package in "$dir/packages"/*.deb; do
 	dpkg -x "$package" "$dir/root"
 done
 rm -rf "$dir/apt" "$dir/packages"
-printf "[constants]\nsysroot = '%s'\n" "$dir/root" >"$dir/constants.ini"
+printf "%s\n[constants]\nsysroot = '%s'\n" "$made_of" "$dir/root" >"$dir/constants.ini"
 echo "sysroot: $dir is complete"
