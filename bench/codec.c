@@ -8,7 +8,7 @@
  * another on one core, RUNS times (5). classes_gb_s is checksum and back end without dequantising,
  * library_gb_s (deflate) is libdeflate alone on the same class data. Speeds are medians, in GB of
  * uncompressed KV a second of processor time. The decoded chunks lie in one warm buffer of a
- * chunk's size, as pages of an engine would. OUT receives the decoded KV as a dump (quality.py).
+ * chunk's size, as pages of an engine would. OUT gets the decoded KV as a dump (part_quality.py).
  */
 #include <libdeflate.h>
 #include <stdio.h>
