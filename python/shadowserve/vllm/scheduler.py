@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The scheduler's side: what is fetched, what is stored, which blocks are held.
 
-It never waits: a lookup that is not answered within LOOKUP_WAIT_S counts as a miss. A block is held
+It never blocks: a lookup that is not answered in time (_patience) counts as a miss. A block is held
 (pinned in vLLM's pool) from the moment the daemon may touch it until every rank has reported that
 it does not any more; vLLM frees blocks of preempted and finished requests without asking. Only KV
 that is computed and confirmed is stored. No request is loaded again after a load that failed.
@@ -30,6 +30,7 @@ from shadowserve.vllm.stats import ShadowServeStats
 from shadowserve.vllm.support import Served
 
 LOOKUP_WAIT_S = 0.020
+LOOKUP_SHARE = 0.1  # of the time that computing would take: a lookup may take so long instead
 SILENT_AFTER_S = 1.0  # no answer for so long: do not wait for the daemon at all
 PINNED_SHARE = 0.02
 RECENT_S = 5.0  # a captured chunk may not be in the store yet, and is not stored again
@@ -297,7 +298,7 @@ class Scheduler:
         self._poll()
         if not state.answered:
             now = time.monotonic()
-            if now - state.asked_at < LOOKUP_WAIT_S and not self._silent(now):
+            if now - state.asked_at < self._patience(state) and not self._silent(now):
                 return None, False
             if not state.late:
                 state.late = True
@@ -306,6 +307,12 @@ class Scheduler:
         tokens = self._external_tokens(state, local_tokens)
         state.local_tokens = local_tokens
         return tokens, tokens > 0
+
+    def _patience(self, state: _Request) -> float:
+        """How long to wait for a lookup. An answer may stand behind other requests' KV on the link;
+        a miss would cost more than waiting a little for it."""
+        compute_s = self._admission.rate.seconds(state.asked_chunks * CHUNK_TOKENS)
+        return max(LOOKUP_WAIT_S, LOOKUP_SHARE * compute_s)
 
     def _external_tokens(self, state: _Request, local_tokens: int) -> int:
         block = self._served.block_tokens
