@@ -32,7 +32,8 @@ struct command {
 	int (*run)(int argc, char **argv);
 };
 
-extern const struct command daemon_commands[]; /* ping, stat, lookup */
+extern const struct command daemon_commands[]; /* ping, lookup */
+extern const struct command stat_command, trace_command;
 extern const struct command inspect_command, verify_command, transcode_command;
 extern const struct command bench_codec_command, bench_fetch_command, doctor_command;
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * daemon.c - commands that ask a running daemon: ping, stat, lookup.
+ * daemon.c - commands that ask a running daemon: ping, lookup. stat.c and trace.c have the others.
  *
  * Each opens a session of its own and closes it. lookup registers a region of one block, because a
  * daemon answers lookups of engines that have one.
@@ -13,26 +13,14 @@
 
 #include "base/clock.h"
 #include "cli.h"
+#include "daemon.h"
 #include "store_io.h"
 
-#define STAT_BYTES_MAX (1u << 20)
-#define REGION_BYTES   4096u
+#define REGION_BYTES 4096u
 
-static const char *option_socket;
+const char *option_socket;
+uint64_t option_timeout = 2000;
 static const char *option_store;
-static uint64_t option_timeout = 2000;
-
-#define SOCKET_ARG                                                                          \
-	{                                                                                   \
-		"socket", "PATH",                                                           \
-		    "the daemon's socket (default: $SHADOWSERVE_SOCKET, or the usual one)", \
-		    ARG_TEXT, &option_socket, 0, 0                                          \
-	}
-#define TIMEOUT_ARG                                                                    \
-	{                                                                              \
-		"timeout", "MS", "give up after this long (default 2000)", ARG_NUMBER, \
-		    &option_timeout, 1, 600000                                         \
-	}
 
 static const struct arg session_args[] = {SOCKET_ARG, TIMEOUT_ARG, ARG_END};
 
@@ -43,8 +31,7 @@ static const struct arg lookup_args[] = {
     ARG_END,
 };
 
-/* Connect, or print why not; *ret_exit is then the exit code. */
-static struct ssv *connect_daemon(const char *command, int *ret_exit)
+struct ssv *daemon_connect(const char *command, int *ret_exit)
 {
 	struct ssv_options options = {.struct_size = sizeof(options),
 				      .connect_timeout_ms = (uint32_t)option_timeout,
@@ -68,7 +55,7 @@ static int run_ping(int argc, char **argv)
 
 	(void)argc;
 	(void)argv;
-	ssv = connect_daemon("ping", &exit_code);
+	ssv = daemon_connect("ping", &exit_code);
 	if (!ssv)
 		goto free_json;
 	connect_ns = clock_now_ns() - start_ns;
@@ -94,106 +81,6 @@ static int run_ping(int argc, char **argv)
 
 close_session:
 	ssv_close(ssv);
-free_json:
-	free(json);
-	return exit_code;
-}
-
-static bool is_scalar(const cJSON *item)
-{
-	return !cJSON_IsObject(item) && !cJSON_IsArray(item);
-}
-
-static void print_scalar(const cJSON *item)
-{
-	char *text = cJSON_IsString(item) ? NULL : cJSON_PrintUnformatted(item);
-
-	fputs(text ? text : cJSON_GetStringValue(item), stdout);
-	cJSON_free(text);
-}
-
-/* {"count", "sum_us"}: how often and how long on average. */
-static bool print_times(const cJSON *item)
-{
-	const cJSON *count = cJSON_GetObjectItemCaseSensitive(item, "count");
-	const cJSON *sum_us = cJSON_GetObjectItemCaseSensitive(item, "sum_us");
-
-	if (!cJSON_IsNumber(count) || !cJSON_IsNumber(sum_us) || cJSON_GetArraySize(item) != 2)
-		return false;
-	printf("%.0f times", count->valuedouble);
-	if (count->valuedouble > 0)
-		printf(", %.1f us each, %.1f ms in all", sum_us->valuedouble / count->valuedouble,
-		       sum_us->valuedouble / 1e3);
-	putchar('\n');
-	return true;
-}
-
-/* Numbers of an array in a line. */
-static bool print_row(const cJSON *item)
-{
-	if (!cJSON_IsArray(item) || !item->child || !is_scalar(item->child))
-		return false;
-	for (const cJSON *value = item->child; value; value = value->next) {
-		print_scalar(value);
-		putchar(value->next ? ' ' : '\n');
-	}
-	return true;
-}
-
-/* Counters that are zero say nothing to a person. */
-static bool is_silent(const cJSON *item, const char *parent)
-{
-	return parent && (!strcmp(parent, "counters") || !strcmp(parent, "faults")) &&
-	       cJSON_IsNumber(item) && item->valuedouble == 0;
-}
-
-/* The members of an object as indented lines. */
-static void print_tree(const cJSON *item, const char *parent, int depth)
-{
-	for (; item; item = item->next) {
-		if (is_silent(item, parent))
-			continue;
-		printf("%*s%-*s ", 2 * depth, "", 26 - 2 * depth,
-		       item->string ? item->string : "-");
-		if (is_scalar(item)) {
-			print_scalar(item);
-			putchar('\n');
-		} else if (!item->child) {
-			puts("none");
-		} else if (!print_times(item) && !print_row(item)) {
-			putchar('\n');
-			print_tree(item->child, item->string, depth + 1);
-		}
-	}
-}
-
-static int run_stat(int argc, char **argv)
-{
-	char *json = cli_alloc(STAT_BYTES_MAX);
-	int exit_code = EXIT_OK, length;
-	struct ssv *ssv;
-	cJSON *stat;
-
-	(void)argc;
-	(void)argv;
-	ssv = connect_daemon("stat", &exit_code);
-	if (!ssv)
-		goto free_json;
-	length = ssv_stat(ssv, json, STAT_BYTES_MAX, (uint32_t)option_timeout);
-	ssv_close(ssv);
-	if (length < 0) {
-		exit_code = cli_fail(EXIT_UNREACHABLE, "stat: the daemon gave no answer: %s",
-				     strerror(-length));
-		goto free_json;
-	}
-	stat = cJSON_ParseWithLength(json, (size_t)length);
-	if (!cJSON_IsObject(stat))
-		exit_code = cli_fail(EXIT_BROKEN, "stat: the daemon's answer is no JSON object");
-	else if (option_json)
-		exit_code = cli_print_json(cJSON_Duplicate(stat, 1), EXIT_OK);
-	else
-		print_tree(stat->child, NULL, 0);
-	cJSON_Delete(stat);
 free_json:
 	free(json);
 	return exit_code;
@@ -268,7 +155,7 @@ static int lookup_daemon(const struct ssv_key *keys, uint32_t count)
 	char error[SSV_ERROR_TEXT_MAX] = "";
 	struct ssv_completion completion;
 	int exit_code = EXIT_OK, err;
-	struct ssv *ssv = connect_daemon("lookup", &exit_code);
+	struct ssv *ssv = daemon_connect("lookup", &exit_code);
 
 	if (!ssv)
 		return exit_code;
@@ -342,15 +229,6 @@ const struct command daemon_commands[] = {
 	     "  shadowserve ping --socket /run/shadowserve.sock --timeout 500",
      .args = session_args,
      .run = run_ping},
-    {.name = "stat",
-     .operands = "",
-     .summary = "the daemon's sessions, regions, pools, stores, counters and times",
-     .text = "Print the daemon's state. Counters count from its start; with --json it is the\n"
-	     "daemon's own object, to be read by a program.\n\n"
-	     "  shadowserve stat\n"
-	     "  shadowserve stat --json | jq .stores",
-     .args = session_args,
-     .run = run_stat},
     {.name = "lookup",
      .operands = "KEY...",
      .summary = "how many leading chunks of a key chain are stored?",

@@ -28,6 +28,8 @@ static void add_all(void)
 {
 	for (const struct command *c = daemon_commands; c->name; c++)
 		add(c);
+	add(&stat_command);
+	add(&trace_command);
 	add(&inspect_command);
 	add(&verify_command);
 	add(&transcode_command);

@@ -30,7 +30,7 @@ struct config {
 	uint32_t cores_count; /* 0: not pinned */
 	int32_t control_core; /* -1: not pinned */
 	uint32_t spin_us;
-	uint32_t lanes, captures, overlap;
+	uint32_t lanes, captures, overlap, trace;
 	uint32_t fetch_deadline_ms, store_deadline_ms, lookup_deadline_ms, drain_timeout_ms;
 	uint32_t tier, codec, min_tier, verbatim_tokens;
 	uint32_t sessions, regions, requests, channels;

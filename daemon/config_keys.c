@@ -55,6 +55,8 @@ const struct key_row config_keys[] = {
     {"log_level", KEY_LEVEL, AT(log_level), "info", 0, 0, "lines of this level and above"},
     {"log_file", KEY_PATH, AT(log_file), "", 0, 0,
      "appended to; empty: stderr, or a file in the cache folder with --detach"},
+    {"trace", KEY_YES_NO, AT(trace), "yes", 0, 0,
+     "keep the last events of each worker for `shadowserve trace`"},
     {"pin_memory", KEY_YES_NO, AT(pin_memory), "no", 0, 0, "mlock the arena"},
     {"idle_exit_s", KEY_COUNT, AT(idle_exit_s), "0", 0, 86400,
      "end when there was no session for so long; 0: never"},

@@ -5,6 +5,7 @@
  * Exit status: 0 ended as asked, 1 cannot run or left a hanging worker behind, 2 configuration
  * mistake, 3 another daemon serves the socket.
  */
+#include <dlfcn.h>
 #include <errno.h>
 #include <limits.h>
 #include <signal.h>
@@ -107,6 +108,17 @@ static int control_pin(const struct config *config)
 	return sched_setaffinity(0, sizeof(core), &core) < 0 ? -errno : 0;
 }
 
+/* Allocations of this thread, where a library that counts them is preloaded (tests do). */
+typedef uint64_t allocations_fn(void);
+
+static allocations_fn *allocations_counter(void)
+{
+	allocations_fn *counter;
+
+	*(void **)&counter = dlsym(RTLD_DEFAULT, "shadowserve_allocations_of_thread");
+	return counter;
+}
+
 static int plane_open(const struct config *config, struct plane **ret_plane, char *error)
 {
 	struct plane_config plane = {
@@ -128,6 +140,9 @@ static int plane_open(const struct config *config, struct plane **ret_plane, cha
 	    .min_tier = (uint8_t)config->min_tier,
 	    .verbatim_tokens = (uint8_t)config->verbatim_tokens,
 	    .pin_memory = (uint8_t)config->pin_memory,
+	    .clock_ns = clock_now_ns,
+	    .allocations = allocations_counter(),
+	    .trace_off = !config->trace,
 	};
 	char text[SSV_ERROR_TEXT_MAX] = "";
 	int err;
@@ -178,7 +193,7 @@ static int serve(const struct config *config, struct listener *listener, struct 
 	greeting(config, plane, report >= 0);
 	detach_report(report, 0, "");
 	report = -1;
-	served = server_run(config, plane, listener, error);
+	served = server_run(config, plane, listener, threads, error);
 	stopped = worker_threads_stop(threads, 2000);
 	if (served == -ETIMEDOUT)
 		log_warn("drain cut short deadline_ms=%u", config->drain_timeout_ms);

@@ -19,6 +19,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/tally.h"
 #include "plane/session.h"
 
 #define EVENTS_A_ROUND  64
@@ -44,6 +45,8 @@ struct server {
 	const struct config *config;
 	struct plane *plane;
 	struct listener *listener;
+	const struct worker_threads *threads;
+	struct thread_usage *usage; /* at the last reset: of the workers, then of control */
 	struct session_world world;
 	int epoll, signals;
 	struct slot *slots;
@@ -218,7 +221,41 @@ static cJSON *daemon_json(const struct server *server, uint64_t now_ns)
 	return daemon;
 }
 
-static int stat_text(void *context, char *json, size_t room, uint64_t now_ns)
+static void usage_read(const struct server *server, uint32_t thread, struct thread_usage *usage)
+{
+	if (thread < server->config->workers)
+		worker_threads_usage(server->threads, thread, usage);
+	else
+		thread_usage_read(gettid(), usage);
+}
+
+/* What the threads used since the last reset, beside the plane's own account of that time. */
+static void add_threads(const struct server *server, cJSON *root)
+{
+	const cJSON *path = cJSON_GetObjectItem(root, "path");
+	double chunks = cJSON_GetNumberValue(cJSON_GetObjectItem(path, "chunks"));
+	cJSON *threads = cJSON_AddArrayToObject(root, "threads");
+
+	for (uint32_t i = 0; i <= server->config->workers; i++) {
+		struct thread_usage usage;
+		char name[32] = "control";
+
+		if (i < server->config->workers)
+			snprintf(name, sizeof(name), "worker %u", i);
+		usage_read(server, i, &usage);
+		thread_usage_add(threads, name, &usage, &server->usage[i],
+				 chunks > 0 ? (uint64_t)chunks : 0);
+	}
+}
+
+static void stat_reset(struct server *server, uint64_t now_ns)
+{
+	plane_stat_reset(server->plane, now_ns);
+	for (uint32_t i = 0; i <= server->config->workers; i++)
+		usage_read(server, i, &server->usage[i]);
+}
+
+static int stat_text(void *context, char *json, size_t room, int reset, uint64_t now_ns)
 {
 	struct server *server = context;
 	cJSON *root = cJSON_CreateObject();
@@ -232,9 +269,12 @@ static int stat_text(void *context, char *json, size_t room, uint64_t now_ns)
 	}
 	cJSON_AddItemToObject(root, "clients", clients);
 	err = plane_stat(server->plane, now_ns, root);
+	add_threads(server, root);
 	if (!err && !cJSON_PrintPreallocated(root, json, (int)room, 0))
 		err = -E2BIG;
 	cJSON_Delete(root);
+	if (!err && reset)
+		stat_reset(server, now_ns);
 	return err ? err : (int)strlen(json);
 }
 
@@ -329,6 +369,7 @@ static void wait_and_dispatch(struct server *server, int busy)
 		wait.tv_sec = (time_t)((wake - now_ns) / NS_PER_S);
 		wait.tv_nsec = (long)((wake - now_ns) % NS_PER_S);
 	}
+	tally_add(TALLY_CALL_WAIT, 1);
 	n = epoll_pwait2(server->epoll, events, EVENTS_A_ROUND, wake == TIME_NEVER ? NULL : &wait,
 			 NULL);
 	now_ns = clock_now_ns();
@@ -406,6 +447,7 @@ static void server_free(struct server *server)
 	for (uint32_t i = 0; server->slots && i < server->slots_count; i++)
 		session_destroy(server->slots[i].session);
 	free(server->slots);
+	free(server->usage);
 	free(server->world.tensors);
 	free(server->world.json);
 	if (server->epoll >= 0)
@@ -415,12 +457,13 @@ static void server_free(struct server *server)
 }
 
 int server_run(const struct config *config, struct plane *plane, struct listener *listener,
-	       char *error)
+	       const struct worker_threads *threads, char *error)
 {
 	struct server server = {
 	    .config = config,
 	    .plane = plane,
 	    .listener = listener,
+	    .threads = threads,
 	    .world = {.plane = plane, .stat = stat_text, .daemon_version = ssv_version()},
 	    .epoll = -1,
 	    .signals = -1,
@@ -431,8 +474,9 @@ int server_run(const struct config *config, struct plane *plane, struct listener
 	server.world.context = &server;
 	server.world.tensors = calloc(SSV_TENSORS_MAX, sizeof(*server.world.tensors));
 	server.world.json = malloc(MESSAGE_STAT_BYTES_MAX);
+	server.usage = calloc(config->workers + 1, sizeof(*server.usage));
 	server.slots = calloc(server.slots_count, sizeof(*server.slots));
-	if (!server.world.tensors || !server.world.json || !server.slots) {
+	if (!server.world.tensors || !server.world.json || !server.slots || !server.usage) {
 		snprintf(error, SSV_ERROR_TEXT_MAX * 2, "out of memory");
 		result = -ENOMEM;
 	} else {

@@ -9,6 +9,7 @@
 #include "config.h"
 #include "listener.h"
 #include "plane/plane.h"
+#include "worker_thread.h"
 
 /**
  * Serve until a signal or idleness asks for the end, then drain.
@@ -19,6 +20,7 @@
  * SIGHUP must be blocked in every thread.
  */
 SSV_MUST_CHECK int server_run(const struct config *config, struct plane *plane,
-			      struct listener *listener, char *error);
+			      struct listener *listener, const struct worker_threads *threads,
+			      char *error);
 
 #endif

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/tally.h"
 
 #define POLLFDS_MAX 128
 
@@ -24,6 +25,7 @@ struct worker_thread {
 	uint32_t index;
 	int wake; /* the worker's eventfd, lent by the plane */
 	int started;
+	_Atomic pid_t id; /* the kernel's number of the thread; 0: it does not run yet */
 };
 
 struct worker_threads {
@@ -46,6 +48,18 @@ static int stop_asked(struct worker_threads *all)
 	return atomic_load_explicit(&all->stop, memory_order_acquire);
 }
 
+/* Relaxed, pairs with thread_id(): the number alone matters. */
+static void thread_id_tell(struct worker_thread *worker)
+{
+	atomic_store_explicit(&worker->id, gettid(), memory_order_relaxed);
+}
+
+/* Relaxed, pairs with thread_id_tell(). */
+static pid_t thread_id(const struct worker_thread *worker)
+{
+	return atomic_load_explicit(&worker->id, memory_order_relaxed);
+}
+
 static void worker_sleep(struct worker_thread *worker, uint64_t wake_ns)
 {
 	struct pollfd fds[POLLFDS_MAX];
@@ -57,8 +71,10 @@ static void worker_sleep(struct worker_thread *worker, uint64_t wake_ns)
 		return;
 	wait.tv_sec = (time_t)((wake_ns - now_ns) / NS_PER_S);
 	wait.tv_nsec = (long)((wake_ns - now_ns) % NS_PER_S);
+	tally_add(TALLY_CALL_WAIT, 1);
 	/* A failure would only mean waking early. */
 	(void)!ppoll(fds, n, wake_ns == TIME_NEVER ? NULL : &wait, NULL);
+	plane_worker_slept(worker->all->plane, worker->index, now_ns, clock_now_ns());
 }
 
 static void *worker_main(void *context)
@@ -67,6 +83,7 @@ static void *worker_main(void *context)
 	struct worker_threads *all = worker->all;
 	uint64_t busy_ns = clock_now_ns();
 
+	thread_id_tell(worker);
 	while (!stop_asked(all)) {
 		uint64_t now_ns = clock_now_ns();
 		uint64_t wake_ns = TIME_NEVER;
@@ -135,6 +152,12 @@ int worker_threads_start(struct plane *plane, const struct config *config,
 	}
 	*ret_threads = all;
 	return 0;
+}
+
+void worker_threads_usage(const struct worker_threads *all, uint32_t worker,
+			  struct thread_usage *ret_usage)
+{
+	thread_usage_read(thread_id(&all->threads[worker]), ret_usage);
 }
 
 int worker_threads_stop(struct worker_threads *all, uint32_t timeout_ms)

@@ -7,6 +7,7 @@
 
 #include "config.h"
 #include "plane/plane.h"
+#include "thread_usage.h"
 
 struct worker_threads;
 
@@ -16,6 +17,10 @@ struct worker_threads;
  */
 SSV_MUST_CHECK int worker_threads_start(struct plane *plane, const struct config *config,
 					struct worker_threads **ret_threads, char *error);
+
+/* What a worker's thread has used so far. */
+void worker_threads_usage(const struct worker_threads *threads, uint32_t worker,
+			  struct thread_usage *ret_usage);
 
 /* Stop and join them all; takes NULL. -ETIMEDOUT: a worker hangs in a system call of its store; the
  * plane must then not be destroyed. */

@@ -46,6 +46,12 @@ static const struct type_row {
     [MESSAGE_STAT] = {"STAT", MESSAGE_FROM_CLIENT, 0, 0},
     [MESSAGE_STATUS] = {"STATUS", MESSAGE_FROM_DAEMON, sizeof(struct wire_text),
 			sizeof(struct wire_text) + MESSAGE_STAT_BYTES_MAX},
+    [MESSAGE_RESET] = {"RESET", MESSAGE_FROM_CLIENT, 0, 0},
+    [MESSAGE_TRACE] = {"TRACE", MESSAGE_FROM_CLIENT, sizeof(struct wire_trace),
+		       sizeof(struct wire_trace)},
+    [MESSAGE_EVENTS] = {"EVENTS", MESSAGE_FROM_DAEMON, sizeof(struct wire_events),
+			sizeof(struct wire_events) +
+			    MESSAGE_EVENTS_MAX * sizeof(struct trace_event)},
 };
 
 const char *message_name(uint16_t type)
@@ -267,7 +273,14 @@ size_t message_encode_stat(uint8_t *out, size_t room, uint64_t id)
 	return header_put(out, room, MESSAGE_STAT, id, 0);
 }
 
+size_t message_encode_reset(uint8_t *out, size_t room, uint64_t id)
+{
+	return header_put(out, room, MESSAGE_RESET, id, 0);
+}
+
 int message_decode_stat(const struct message *message, char *error)
 {
-	return message->body_bytes ? PROTO(error, "STAT of %u bytes", message->bytes) : 0;
+	return message->body_bytes
+		   ? PROTO(error, "%s of %u bytes", message_name(message->type), message->bytes)
+		   : 0;
 }

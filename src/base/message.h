@@ -13,6 +13,7 @@
 #include <assert.h>
 
 #include "base/base.h"
+#include "base/trace.h"
 #include "shadowserve.h"
 
 #define MESSAGE_MAGIC           "ssv-kv\r\n" /* the end shows a transport that rewrites text */
@@ -21,6 +22,7 @@
 #define MESSAGE_HEADER_BYTES    16
 #define MESSAGE_STAT_BYTES_MAX  (1 * MIB)
 #define MESSAGE_COMPLETIONS_MAX 64 /* in one message */
+#define MESSAGE_EVENTS_MAX      2048
 
 /* Long enough for every message that a daemon receives. */
 #define MESSAGE_REQUEST_BYTES_MAX \
@@ -39,8 +41,11 @@ enum message_type {
 	MESSAGE_COMPLETION = 10,  /* daemon: one or more */
 	MESSAGE_STAT = 11,        /* client */
 	MESSAGE_STATUS = 12,      /* daemon: JSON */
+	MESSAGE_RESET = 13,       /* client: STATUS, then count anew */
+	MESSAGE_TRACE = 14,       /* client: what did a thread do lately? */
+	MESSAGE_EVENTS = 15,      /* daemon */
 };
-#define MESSAGE_TYPES_COUNT 13
+#define MESSAGE_TYPES_COUNT 16
 
 struct wire_header {
 	uint32_t bytes; /* of the whole message, header included; a multiple of 8 */
@@ -134,6 +139,22 @@ struct wire_completion {
 	uint64_t wire_bytes, kv_bytes, elapsed_us;
 };
 
+struct wire_trace { /* TRACE */
+	uint32_t track;
+	uint32_t reserved;
+	uint64_t from;
+};
+
+struct wire_events { /* EVENTS; then count x struct trace_event, little endian */
+	uint32_t track, tracks_count;
+	uint32_t count;
+	uint32_t reserved;
+	uint64_t slots_count, first, head, now_ns;
+};
+
+static_assert(sizeof(struct wire_trace) == 16, "wire format");
+static_assert(sizeof(struct wire_events) == 48, "wire format");
+static_assert(offsetof(struct wire_events, first) == 24, "wire format");
 static_assert(sizeof(struct wire_header) == MESSAGE_HEADER_BYTES, "wire format");
 static_assert(offsetof(struct wire_header, id) == 8, "wire format");
 static_assert(sizeof(struct wire_hello) == 88, "wire format");
@@ -182,6 +203,18 @@ struct message_text {
 	const char *text; /* not ended by 0; lent with the message */
 };
 
+/* A thread's events and where they stand in its ring. */
+struct message_events {
+	uint32_t track;        /* a worker's index; the control thread's is the last */
+	uint32_t tracks_count; /* of the daemon */
+	uint32_t count;        /* events in this message */
+	uint64_t slots_count;  /* of the ring; 0: no trace is kept, or no such track */
+	uint64_t first;        /* number of the first event here; those before it are gone, or were
+				* not asked for */
+	uint64_t head;         /* events so far */
+	uint64_t now_ns;       /* the daemon's clock, which the events tell too */
+};
+
 /* Who sent the bytes: each side refuses the other side's words from its peer. */
 enum message_sender { MESSAGE_FROM_CLIENT = 1, MESSAGE_FROM_DAEMON = 2 };
 
@@ -217,6 +250,11 @@ size_t message_encode_register(uint8_t *out, size_t room, uint64_t id,
 			       const struct ssv_region *region, const struct ssv_layout *layout);
 size_t message_encode_request(uint8_t *out, size_t room, const struct ssv_request *request);
 size_t message_encode_stat(uint8_t *out, size_t room, uint64_t id);
+
+size_t message_encode_reset(uint8_t *out, size_t room, uint64_t id);
+size_t message_encode_trace(uint8_t *out, size_t room, uint64_t id, uint32_t track, uint64_t from);
+size_t message_encode_events(uint8_t *out, size_t room, uint64_t id,
+			     const struct message_events *head, const struct trace_event *events);
 
 /* Does this kind of memory travel with a descriptor? Does it lie on a GPU? */
 static inline int memory_has_fd(uint32_t memory)
@@ -256,7 +294,14 @@ SSV_MUST_CHECK int message_decode_register(const struct message *message,
 /* keys and blocks of *ret_request point into the message. */
 SSV_MUST_CHECK int message_decode_request(const struct message *message,
 					  struct ssv_request *ret_request, char *error);
+/* STAT and RESET. */
 SSV_MUST_CHECK int message_decode_stat(const struct message *message, char *error);
+SSV_MUST_CHECK int message_decode_trace(const struct message *message, uint32_t *ret_track,
+					uint64_t *ret_from, char *error);
+SSV_MUST_CHECK int message_decode_events(const struct message *message,
+					 struct message_events *ret_head, char *error);
+/* index below the count that message_decode_events() gave. */
+void message_event_at(const struct message *message, uint32_t index, struct trace_event *ret_event);
 SSV_MUST_CHECK int message_decode_completions(const struct message *message, uint32_t *ret_count,
 					      char *error);
 /* index below the count that message_decode_completions() gave. */

@@ -398,3 +398,113 @@ void message_completion_at(const struct message *message, uint32_t index,
 	    .elapsed_us = le64toh(wire.elapsed_us),
 	};
 }
+
+/* ---- TRACE and EVENTS ----------------------------------------------------------------------- */
+
+size_t message_encode_trace(uint8_t *out, size_t room, uint64_t id, uint32_t track, uint64_t from)
+{
+	const struct wire_trace wire = {.track = htole32(track), .from = htole64(from)};
+	size_t bytes = MESSAGE_HEADER_BYTES + sizeof(wire);
+
+	if (bytes > room)
+		return 0;
+	header_put(out, MESSAGE_TRACE, id, bytes);
+	memcpy(out + MESSAGE_HEADER_BYTES, &wire, sizeof(wire));
+	return bytes;
+}
+
+int message_decode_trace(const struct message *message, uint32_t *ret_track, uint64_t *ret_from,
+			 char *error)
+{
+	struct wire_trace wire;
+
+	if (message->body_bytes != sizeof(wire))
+		return PROTO(error, "TRACE of %u bytes", message->bytes);
+	memcpy(&wire, message->body, sizeof(wire));
+	if (wire.reserved)
+		return PROTO(error, "TRACE: reserved bytes are not zero");
+	*ret_track = le32toh(wire.track);
+	*ret_from = le64toh(wire.from);
+	return 0;
+}
+
+static void event_put(uint8_t *out, const struct trace_event *event)
+{
+	const struct trace_event wire = {
+	    .start_ns = htole64(event->start_ns),
+	    .span = htole64(event->span),
+	    .request = htole32(event->request),
+	    .piece = htole16(event->piece),
+	    .detail = htole16(event->detail),
+	    .value = htole64(event->value),
+	};
+
+	memcpy(out, &wire, sizeof(wire));
+}
+
+size_t message_encode_events(uint8_t *out, size_t room, uint64_t id,
+			     const struct message_events *head, const struct trace_event *events)
+{
+	const struct wire_events wire = {
+	    .track = htole32(head->track),
+	    .tracks_count = htole32(head->tracks_count),
+	    .count = htole32(head->count),
+	    .slots_count = htole64(head->slots_count),
+	    .first = htole64(head->first),
+	    .head = htole64(head->head),
+	    .now_ns = htole64(head->now_ns),
+	};
+	size_t bytes =
+	    MESSAGE_HEADER_BYTES + sizeof(wire) + head->count * sizeof(struct trace_event);
+
+	if (bytes > room || head->count > MESSAGE_EVENTS_MAX)
+		return 0;
+	header_put(out, MESSAGE_EVENTS, id, bytes);
+	out += MESSAGE_HEADER_BYTES;
+	memcpy(out, &wire, sizeof(wire));
+	for (uint32_t i = 0; i < head->count; i++)
+		event_put(out + sizeof(wire) + i * sizeof(struct trace_event), &events[i]);
+	return bytes;
+}
+
+int message_decode_events(const struct message *message, struct message_events *ret_head,
+			  char *error)
+{
+	struct wire_events wire;
+
+	if (message->body_bytes < sizeof(wire))
+		return PROTO(error, "EVENTS of %u bytes", message->bytes);
+	memcpy(&wire, message->body, sizeof(wire));
+	*ret_head = (struct message_events){
+	    .track = le32toh(wire.track),
+	    .tracks_count = le32toh(wire.tracks_count),
+	    .count = le32toh(wire.count),
+	    .slots_count = le64toh(wire.slots_count),
+	    .first = le64toh(wire.first),
+	    .head = le64toh(wire.head),
+	    .now_ns = le64toh(wire.now_ns),
+	};
+	if (wire.reserved || ret_head->count > MESSAGE_EVENTS_MAX ||
+	    message->body_bytes != sizeof(wire) + ret_head->count * sizeof(struct trace_event))
+		return PROTO(error, "EVENTS: %u events in %u bytes", ret_head->count,
+			     message->bytes);
+	return 0;
+}
+
+void message_event_at(const struct message *message, uint32_t index, struct trace_event *ret_event)
+{
+	struct trace_event wire;
+
+	memcpy(&wire,
+	       message->body + sizeof(struct wire_events) +
+		   (size_t)index * sizeof(struct trace_event),
+	       sizeof(wire));
+	*ret_event = (struct trace_event){
+	    .start_ns = le64toh(wire.start_ns),
+	    .span = le64toh(wire.span),
+	    .request = le32toh(wire.request),
+	    .piece = le16toh(wire.piece),
+	    .detail = le16toh(wire.detail),
+	    .value = le64toh(wire.value),
+	};
+}

@@ -35,7 +35,7 @@
 	X(SLEEP, "sleep")     /* a worker slept */                          \
 	X(GAUGE, "gauge")     /* value: TRACE_GAUGES, 16 bits each */       \
 	X(HAND, "hand out")   /* control gave a piece to worker `place` */  \
-	X(REQUEST, "request") /* detail: op; value: status and tokens */
+	X(REQUEST, "request") /* detail: session << 4 | op; value: status << 32 | tokens */
 
 enum trace_kind {
 	TRACE_NONE = 0,

@@ -409,6 +409,9 @@ static int take_message(struct ssv *ssv, const struct message *message, char *er
 	case MESSAGE_REGISTERED:
 	case MESSAGE_UNREGISTERED:
 		return take_region(ssv, message, error);
+	case MESSAGE_EVENTS:
+		snprintf(error, SSV_ERROR_TEXT_MAX, "EVENTS that nobody asked for");
+		return -EPROTO;
 	default:
 		return take_text(ssv, message, error);
 	}

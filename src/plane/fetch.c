@@ -211,7 +211,7 @@ static int lane_begin(struct worker *worker, struct lane *lane, uint64_t now_ns)
 	lane->entry = 0;
 	lane->op.holder = HOLDER_LANE;
 	lane->op.index = lane->index;
-	lane_price_waits(worker, lane, now_ns);
+	lane_price_waits(worker, lane);
 	lane_get(worker, lane, now_ns);
 	return 1;
 }

@@ -521,7 +521,7 @@ int fetch_unit(struct worker *worker);
 
 /* lane_path.c: what a chunk's way through its lane costs. */
 void lane_price(struct worker *worker, const struct lane *lane);
-void lane_price_waits(struct worker *worker, struct lane *lane, uint64_t now_ns);
+void lane_price_waits(struct worker *worker, struct lane *lane);
 void lane_decode_begins(struct worker *worker, struct lane *lane,
 			const struct container_entry *entry);
 void lane_count_decoded(const struct worker *worker, struct lane *lane);

@@ -265,7 +265,7 @@ static void job_trace(struct plane *plane, const struct job *job,
 {
 	const struct path_subject subject = {
 	    .request = (uint32_t)job->sequence,
-	    .detail = job->op,
+	    .detail = (uint16_t)(job->session << 4 | job->op),
 	    .value = (uint64_t)(uint32_t)completion->status << 32 | completion->tokens,
 	};
 

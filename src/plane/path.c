@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* path.c - counting and tracing what a worker did; see path.h. */
-#include "plane/path.h"
+#include "plane/internal.h"
 
 static const uint8_t stage_kinds[] = {
 #define STAGE_KIND(symbol, name, kind) kind,
@@ -29,6 +29,13 @@ void path_stage(struct path *path, enum stage stage, uint64_t start_ns, uint64_t
 	times_add(&path->stages[stage], end_ns - start_ns);
 	if (stage_kinds[stage] != TRACE_NONE)
 		path_event(&path->trace, stage_kinds[stage], start_ns, end_ns, subject);
+}
+
+void plane_worker_slept(struct plane *plane, uint32_t index, uint64_t from_ns, uint64_t to_ns)
+{
+	const struct path_subject subject = {0};
+
+	path_stage(&plane->workers[index].path, STAGE_SLEEP, from_ns, to_ns, &subject);
 }
 
 void path_gauges(struct path *path, uint64_t now_ns, uint64_t gauges)

@@ -25,6 +25,7 @@
 	X(EXISTS, "exists", TRACE_NONE)                                                  \
 	X(PUT, "put", TRACE_PUT)                                                         \
 	/* The worker's own time. */                                                     \
+	X(SLEEP, "sleep", TRACE_SLEEP)                                                   \
 	X(RECEIVE, "receive", TRACE_RECEIVE) /* polls of the store that brought bytes */ \
 	X(OPEN, "open", TRACE_OPEN)                                                      \
 	X(DECODE, "decode", TRACE_DECODE)                                                \

@@ -341,3 +341,23 @@ uint32_t plane_poll(struct plane *plane, struct plane_event *events, uint32_t ma
 	}
 	return n;
 }
+
+/* ---- the trace ------------------------------------------------------------------------------ */
+
+void plane_trace(const struct plane *plane, uint64_t from, struct message_events *ret_head,
+		 struct trace_event *events, uint32_t max)
+{
+	const uint32_t workers = plane->config.workers_count;
+	const struct trace *trace;
+
+	ret_head->tracks_count = workers + 1;
+	ret_head->count = 0;
+	ret_head->slots_count = ret_head->first = ret_head->head = 0;
+	if (ret_head->track > workers)
+		return;
+	trace =
+	    ret_head->track < workers ? &plane->workers[ret_head->track].path.trace : &plane->trace;
+	ret_head->slots_count = trace->slots_count;
+	ret_head->count = trace_read(trace, from, events, max, &ret_head->first);
+	ret_head->head = trace_head(trace);
+}

@@ -21,6 +21,7 @@
 #include <sys/types.h>
 
 #include "base/base.h"
+#include "base/message.h"
 #include "deliver/deliver.h"
 #include "shadowserve.h"
 #include "store/store.h"
@@ -146,6 +147,9 @@ int plane_drain(struct plane *plane, uint64_t now_ns);
  * the next call is what the work cost: stage times are taken from it. */
 int plane_worker_step(struct plane *plane, uint32_t worker, uint64_t now_ns, uint64_t *ret_wake_ns);
 
+/* The worker's thread slept meanwhile: counted and traced. */
+void plane_worker_slept(struct plane *plane, uint32_t worker, uint64_t from_ns, uint64_t to_ns);
+
 /* eventfd of the worker first, then its store's descriptors, as struct pollfd. */
 uint32_t plane_worker_pollfds(struct plane *plane, uint32_t worker, void *pollfds, uint32_t max);
 
@@ -153,6 +157,11 @@ uint32_t plane_worker_pollfds(struct plane *plane, uint32_t worker, void *pollfd
 
 /* Count anew from now on what stat shows under "path". */
 void plane_stat_reset(struct plane *plane, uint64_t now_ns);
+
+/* What a thread did lately: up to max events from number `from` on, or from the oldest that is
+ * still there. ret_head->track says whose; the rest of it but now_ns is set. */
+void plane_trace(const struct plane *plane, uint64_t from, struct message_events *ret_head,
+		 struct trace_event *events, uint32_t max);
 
 /* Append the plane's state to a JSON object (struct cJSON *). Reads counters of running workers. */
 int plane_stat(struct plane *plane, uint64_t now_ns, void *json);

@@ -13,6 +13,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/tally.h"
 #include "plane/session_inside.h"
 
 /* ---- creating and destroying ---------------------------------------------------------------- */
@@ -148,8 +149,11 @@ void session_flush(struct session *session, uint64_t now_ns)
 
 	session->growing = NOT_GROWING;
 	while (sent < session->out_bytes && !session->peer_gone) {
-		ssize_t n = send(session->socket, session->out + sent, session->out_bytes - sent,
-				 MSG_NOSIGNAL | MSG_DONTWAIT);
+		ssize_t n;
+
+		tally_add(TALLY_CALL_SEND, 1);
+		n = send(session->socket, session->out + sent, session->out_bytes - sent,
+			 MSG_NOSIGNAL | MSG_DONTWAIT);
 
 		if (n > 0)
 			sent += (size_t)n;
@@ -205,7 +209,10 @@ static ssize_t bytes_receive(struct session *session)
 				 .msg_iovlen = 1,
 				 .msg_control = control.bytes,
 				 .msg_controllen = sizeof(control.bytes)};
-	ssize_t n = recvmsg(session->socket, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+	ssize_t n;
+
+	tally_add(TALLY_CALL_RECEIVE, 1);
+	n = recvmsg(session->socket, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
 
 	if (n < 0)
 		return -errno;

@@ -36,8 +36,9 @@ enum session_state {
 /* What all sessions of a daemon share; outlives them. Control thread only. */
 struct session_world {
 	struct plane *plane;
-	/* The whole daemon's state as JSON text; its length, or a negative errno. */
-	int (*stat)(void *context, char *json, size_t room, uint64_t now_ns);
+	/* The whole daemon's state as JSON text; its length, or a negative errno. reset: count
+	 * anew afterwards. */
+	int (*stat)(void *context, char *json, size_t room, int reset, uint64_t now_ns);
 	void *context;
 	struct ssv_tensor *tensors; /* [SSV_TENSORS_MAX], scratch */
 	char *json;                 /* [MESSAGE_STAT_BYTES_MAX], scratch */

@@ -199,11 +199,31 @@ static int take_stat(struct session *session, const struct message *message, uin
 
 	if (err)
 		return err;
-	n = world->stat(world->context, world->json, MESSAGE_STAT_BYTES_MAX, now_ns);
+	n = world->stat(world->context, world->json, MESSAGE_STAT_BYTES_MAX,
+			message->type == MESSAGE_RESET, now_ns);
 	out = session_reserve(session, &room);
 	session_queue(session,
 		      message_encode_text(out, room, MESSAGE_STATUS, message->id, n < 0 ? n : 0,
 					  world->json, n < 0 ? 0 : (size_t)n),
+		      now_ns);
+	return 0;
+}
+
+static int take_trace(struct session *session, const struct message *message, uint64_t now_ns,
+		      char *error)
+{
+	static struct trace_event events[MESSAGE_EVENTS_MAX]; /* scratch of the control thread */
+	struct message_events head = {.now_ns = now_ns};
+	uint64_t from;
+	size_t room;
+	uint8_t *out;
+	int err = message_decode_trace(message, &head.track, &from, error);
+
+	if (err)
+		return err;
+	plane_trace(session->world->plane, from, &head, events, MESSAGE_EVENTS_MAX);
+	out = session_reserve(session, &room);
+	session_queue(session, message_encode_events(out, room, message->id, &head, events),
 		      now_ns);
 	return 0;
 }
@@ -223,7 +243,9 @@ int session_take(struct session *session, const struct message *message, uint64_
 		return take_unregister(session, message, now_ns, error);
 	case MESSAGE_REQUEST:
 		return take_request(session, message, now_ns, error);
-	default: /* message_find() lets no other type of a client's through */
+	case MESSAGE_TRACE:
+		return take_trace(session, message, now_ns, error);
+	default: /* STAT, RESET: message_find() lets no other type of a client's through */
 		return take_stat(session, message, now_ns, error);
 	}
 }

@@ -248,7 +248,7 @@ void worker_op_begin(struct worker *worker, struct worker_op *op, uint64_t now_n
 	if (op->op.kind != STORE_OP_PUT)
 		op->op.value_bytes = 0;
 	op->state = OP_WAITING;
-	op->begun_ns = now_ns;
+	op->begun_ns = worker_now(worker);
 	worker->ops_waiting++;
 	worker_op_submit(worker, op, now_ns);
 }

@@ -14,7 +14,7 @@ import pytest
 from cli_harness import BUILD, CHUNKS, Answer, key_of, run_program, values
 
 Cli = Callable[..., Answer]
-COMMANDS = ["ping", "stat", "lookup", "inspect", "verify", "transcode", "doctor"]
+COMMANDS = ["ping", "stat", "trace", "lookup", "inspect", "verify", "transcode", "doctor"]
 BENCHES = [["bench", "codec"], ["bench", "fetch"]]
 NO_KEY = "00" * 32
 

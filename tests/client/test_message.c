@@ -342,6 +342,9 @@ static int decode_any(const struct message *message)
 		struct message_text text;
 		struct ssv_request request;
 		struct ssv_completion completion;
+		struct message_events events;
+		struct trace_event event;
+		uint64_t from;
 	} out;
 	struct ssv_region region;
 	struct ssv_layout layout;
@@ -366,7 +369,16 @@ static int decode_any(const struct message *message)
 	case MESSAGE_REQUEST:
 		return message_decode_request(message, &out.request, error);
 	case MESSAGE_STAT:
+	case MESSAGE_RESET:
 		return message_decode_stat(message, error);
+	case MESSAGE_TRACE:
+		return message_decode_trace(message, &n, &out.from, error);
+	case MESSAGE_EVENTS:
+		rc = message_decode_events(message, &out.events, error);
+		n = rc == 0 ? out.events.count : 0;
+		for (uint32_t i = 0; i < n; i++)
+			message_event_at(message, i, &out.event);
+		return rc;
 	default:
 		rc = message_decode_completions(message, &n, error);
 		for (uint32_t i = 0; rc == 0 && i < n; i++)
@@ -383,6 +395,8 @@ static size_t encode_any(uint8_t *out, uint16_t type)
 	struct message_hello hello = {1, 1, 0, 1, "e"};
 	struct message_welcome welcome = {1, 1, 1, 1, 1, 1, "0.1.0"};
 	struct ssv_completion completion = {.op = 1};
+	struct message_events events = {.tracks_count = 3, .count = 2, .head = 9};
+	struct trace_event trace[2] = {{.start_ns = 1}, {.start_ns = 2}};
 	struct ssv_key keys[3] = {0};
 	uint32_t blocks[5] = {0};
 	struct ssv_request request = {
@@ -407,6 +421,12 @@ static size_t encode_any(uint8_t *out, uint16_t type)
 		return message_encode_request(out, ROOM, &request);
 	case MESSAGE_STAT:
 		return message_encode_stat(out, ROOM, 1);
+	case MESSAGE_RESET:
+		return message_encode_reset(out, ROOM, 1);
+	case MESSAGE_TRACE:
+		return message_encode_trace(out, ROOM, 1, 2, 3);
+	case MESSAGE_EVENTS:
+		return message_encode_events(out, ROOM, 1, &events, trace);
 	default:
 		message_completions_begin(out, ROOM);
 		return message_completions_append(out, ROOM, &completion);
@@ -421,6 +441,8 @@ static enum message_sender sender_of(uint16_t type)
 	case MESSAGE_UNREGISTER:
 	case MESSAGE_REQUEST:
 	case MESSAGE_STAT:
+	case MESSAGE_RESET:
+	case MESSAGE_TRACE:
 		return MESSAGE_FROM_CLIENT;
 	default:
 		return MESSAGE_FROM_DAEMON;
