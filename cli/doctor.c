@@ -288,6 +288,10 @@ static void check_store(struct doctor *doctor)
 			err = 0;
 		if (err)
 			snprintf(error, sizeof(error), "no answer: %s", strerror(-err));
+		/* One key can be well while others are not. */
+		if (io.store->ops->describe &&
+		    io.store->ops->describe(io.store, error, sizeof(error)))
+			err = -ENOTCONN;
 		store_io_close(&io);
 	}
 	if (err)

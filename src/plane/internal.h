@@ -166,7 +166,10 @@ enum worker_counter {
 	X(bytes_out)      \
 	X(bytes_used)     \
 	X(bytes_limit)    \
-	X(connected)
+	X(connected)      \
+	X(redirects)      \
+	X(nodes)          \
+	X(nodes_connected)
 
 enum store_counter {
 #define STORE_COUNTER_ENUM(field) STORE_COUNTER_##field,

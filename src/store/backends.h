@@ -10,6 +10,7 @@ extern const struct store_ops store_file;
 extern const struct store_ops store_memory;
 extern const struct store_ops store_null;
 extern const struct store_ops store_redis;
+extern const struct store_ops store_redis_cluster;
 extern const struct store_ops store_redis_unix;
 
 #endif

@@ -51,6 +51,28 @@ static inline struct store_op *op_queue_pop(struct op_queue *queue)
 	return op_queue_remove(queue, NULL);
 }
 
+/* Move what is past its deadline to expired; returns the earliest deadline of the rest. */
+static inline uint64_t op_queue_expire(struct op_queue *queue, struct op_queue *expired,
+				       uint64_t now_ns)
+{
+	struct store_op *previous = NULL;
+	struct store_op *op = queue->first;
+	uint64_t earliest = UINT64_MAX;
+
+	while (op) {
+		struct store_op *next = op->next;
+
+		if (op->deadline_ns <= now_ns) {
+			op_queue_push(expired, op_queue_remove(queue, previous));
+		} else {
+			earliest = u64_min(earliest, op->deadline_ns);
+			previous = op;
+		}
+		op = next;
+	}
+	return earliest;
+}
+
 /* Hand finished operations over; returns how many. */
 static inline uint32_t op_queue_take(struct op_queue *queue, struct store_op **done, uint32_t max)
 {

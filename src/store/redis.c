@@ -143,21 +143,12 @@ static uint32_t redis_submit(struct store *store, struct store_op *const *ops, u
 /* End what is over; returns the earliest deadline of the rest. */
 static uint64_t expire_queue(struct redis_store *redis, struct op_queue *queue, uint64_t now_ns)
 {
-	struct store_op *previous = NULL;
-	struct store_op *op = queue->first;
-	uint64_t earliest = TIME_NEVER;
+	struct op_queue expired = {0};
+	uint64_t earliest = op_queue_expire(queue, &expired, now_ns);
+	struct store_op *op;
 
-	while (op) {
-		struct store_op *next = op->next;
-
-		if (op->deadline_ns <= now_ns) {
-			redis_finish(redis, op_queue_remove(queue, previous), -ETIMEDOUT);
-		} else {
-			earliest = u64_min(earliest, op->deadline_ns);
-			previous = op;
-		}
-		op = next;
-	}
+	while ((op = op_queue_pop(&expired)))
+		redis_finish(redis, op, -ETIMEDOUT);
 	return earliest;
 }
 
@@ -254,6 +245,25 @@ static void assign(struct redis_store *redis, uint64_t now_ns)
 		assign_queue(redis, role, true, now_ns);
 		assign_queue(redis, role, false, now_ns);
 	}
+}
+
+bool redis_is_idle(const struct redis_store *redis)
+{
+	uint32_t i, j;
+
+	for (i = 0; i < LANE_ROLES; i++) {
+		if (redis->again[i].first || redis->waiting[i].first)
+			return false;
+	}
+	for (i = 0; i < redis->lanes_count; i++) {
+		const struct lane *lane = &redis->lanes[i];
+
+		for (j = 0; j < lane->count; j++) {
+			if (lane->requests[(lane->first + j) % LANE_REQUESTS_MAX].op)
+				return false;
+		}
+	}
+	return !redis->done.first;
 }
 
 uint32_t redis_lanes_up(const struct redis_store *redis)

@@ -30,6 +30,7 @@
 #define REDIS_ADDRESSES_MAX 4u  /* of a host name, tried in turn */
 #define REDIS_PREFIX_MAX    64u /* bytes before the key's 64 hex digits */
 #define REDIS_HELLO_MAX     1024u
+#define REDIS_NAME_MAX      96u  /* host:port or a path */
 #define LANE_REQUESTS_MAX   64u  /* power of two */
 #define LANE_COMMAND_MAX    256u /* a command without its value */
 #define LANE_HEAD_BYTES     2048u
@@ -144,7 +145,7 @@ struct redis_store {
 
 	struct redis_address addresses[REDIS_ADDRESSES_MAX];
 	uint32_t addresses_count, address_first; /* first: where lanes begin */
-	char name[96];                           /* host:port or path, for log lines */
+	char name[REDIS_NAME_MAX];               /* host:port or path, for log lines */
 
 	char prefix[REDIS_PREFIX_MAX + 1];
 	char hello[REDIS_HELLO_MAX]; /* has the password: wiped at close */
@@ -180,8 +181,10 @@ enum redis_option {
 	REDIS_OPTION_PROTOCOL,
 	REDIS_OPTION_PASSWORD_FILE,
 	REDIS_OPTION_CONNECT,
+	REDIS_OPTIONS_ONE, /* those of a cluster are all but db */
+	REDIS_OPTION_NODES = REDIS_OPTIONS_ONE,
+	REDIS_OPTION_REFRESH,
 	REDIS_OPTIONS_ALL,
-	REDIS_OPTIONS_ONE = REDIS_OPTIONS_ALL,
 };
 
 extern const struct uri_option redis_options[REDIS_OPTIONS_ALL];
@@ -204,6 +207,8 @@ void redis_enqueue(struct redis_store *redis, struct store_op *op);
 uint64_t redis_settle(struct redis_store *redis, uint64_t now_ns);
 /* An operation that no lane has, out of its queue; NULL: none. */
 struct store_op *redis_pop_waiting(struct redis_store *redis);
+/* No operation is here. */
+bool redis_is_idle(const struct redis_store *redis);
 /* No lane is up, and none could be made: operations end at once. */
 bool redis_is_gone(const struct redis_store *redis);
 uint32_t redis_lanes_up(const struct redis_store *redis);
@@ -280,7 +285,12 @@ uint8_t *lane_value_place(struct lane *lane);
 
 /* ---- redis_probe.c -------------------------------------------------------------------------- */
 
-/* Resolve the host; -EINVAL, -ENOTCONN with one line in error. */
+/* Resolve a host's name, with up to *count addresses; -EINVAL, -ENOTCONN with one line in error.
+ * No port is 6379. name: host:port as it is shown (96 bytes). */
+SSV_MUST_CHECK int redis_resolve_host(const char *scheme, const char *host, const char *port,
+				      struct redis_address *addresses, uint32_t *count, char *name,
+				      char *error);
+/* Resolve the URI's host; -EINVAL, -ENOTCONN with one line in error. */
 SSV_MUST_CHECK int redis_resolve(struct redis_store *redis, const struct uri *uri, char *error);
 /* Connect, log in, leave. -ENOTCONN, -EACCES, -ETIMEDOUT, -EPROTO with one line in error. */
 SSV_MUST_CHECK int redis_probe(struct redis_store *redis, char *error);

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "store/cluster_map.h"
 #include "store/redis.h"
 
 const struct uri_option redis_options[REDIS_OPTIONS_ALL] = {
@@ -83,6 +84,19 @@ const struct uri_option redis_options[REDIS_OPTIONS_ALL] = {
 			      .words = "now|later",
 			      .help = "now: opening fails if the server is not there; later: it is "
 				      "waited for in the background"},
+    [REDIS_OPTION_NODES] = {.name = "nodes",
+			    .kind = URI_NUMBER,
+			    .fallback = 32,
+			    .min = 1,
+			    .max = CLUSTER_NODES_MAX,
+			    .help = "masters at most"},
+    [REDIS_OPTION_REFRESH] = {.name = "refresh-ms",
+			      .kind = URI_NUMBER,
+			      .fallback = 10000,
+			      .min = 100,
+			      .max = 3600000,
+			      .help = "the map is asked for again after so long, besides whenever "
+				      "something tells that it changed"},
 };
 
 static int read_password(const char *scheme, const char *path, char *password,
@@ -165,6 +179,11 @@ int redis_check(const struct uri *uri, char *error)
 {
 	uint64_t db;
 
+	if (uri->hosts)
+		return uri_error(error, -EINVAL,
+				 "store %s: hosts \"%.64s\": expected one; several are for "
+				 "redis+cluster://",
+				 uri->scheme, uri->hosts);
 	return read_database(uri, &db, error);
 }
 

@@ -43,42 +43,53 @@ static int resolve_unix(struct redis_store *redis, const struct uri *uri, char *
 	return 0;
 }
 
-int redis_resolve(struct redis_store *redis, const struct uri *uri, char *error)
+int redis_resolve_host(const char *scheme, const char *host, const char *port,
+		       struct redis_address *addresses, uint32_t *count, char *name, char *error)
 {
 	const struct addrinfo hints = {.ai_socktype = SOCK_STREAM};
-	const char *port = uri->port && uri->port[0] ? uri->port : "6379";
+	uint32_t count_max = *count;
 	struct addrinfo *found, *at;
 	char *end;
 	long number;
 	int err;
 
-	if (!strcmp(uri->scheme + strlen(uri->scheme) - 4, "unix"))
-		return resolve_unix(redis, uri, error);
-	if (!uri->host || !uri->host[0])
-		return uri_error(error, -EINVAL,
-				 "store redis: no host; expected redis://host:port/db");
+	*count = 0;
+	if (!port || !port[0])
+		port = "6379";
 	number = strtol(port, &end, 10);
 	if (*end || number < 1 || number > 65535)
-		return uri_error(error, -EINVAL, "store redis: port \"%.16s\": expected 1 to 65535",
-				 port);
-	(void)snprintf(redis->name, sizeof(redis->name), "%.80s:%ld", uri->host, number);
-	err = getaddrinfo(uri->host, port, &hints, &found);
+		return uri_error(error, -EINVAL, "store %s: port \"%.16s\": expected 1 to 65535",
+				 scheme, port);
+	(void)snprintf(name, REDIS_NAME_MAX, "%.80s:%ld", host, number);
+	err = getaddrinfo(host, port, &hints, &found);
 	if (err)
 		return uri_error(error, -ENOTCONN,
-				 "store redis: host \"%.64s\": %s; expected a "
+				 "store %s: host \"%.64s\": %s; expected a "
 				 "name or address that resolves",
-				 uri->host, gai_strerror(err));
-	for (at = found; at && redis->addresses_count < REDIS_ADDRESSES_MAX; at = at->ai_next) {
-		struct redis_address *to = &redis->addresses[redis->addresses_count];
+				 scheme, host, gai_strerror(err));
+	for (at = found; at && *count < count_max; at = at->ai_next) {
+		struct redis_address *to = &addresses[*count];
 
 		if (at->ai_addrlen > sizeof(to->address))
 			continue;
 		memcpy(&to->address, at->ai_addr, at->ai_addrlen);
 		to->bytes = at->ai_addrlen;
-		redis->addresses_count++;
+		++*count;
 	}
 	freeaddrinfo(found);
-	return redis->addresses_count ? 0 : -ENOTCONN;
+	return *count ? 0 : -ENOTCONN;
+}
+
+int redis_resolve(struct redis_store *redis, const struct uri *uri, char *error)
+{
+	if (!strcmp(uri->scheme + strlen(uri->scheme) - 4, "unix"))
+		return resolve_unix(redis, uri, error);
+	if (!uri->host || !uri->host[0])
+		return uri_error(error, -EINVAL,
+				 "store redis: no host; expected redis://host:port/db");
+	redis->addresses_count = REDIS_ADDRESSES_MAX;
+	return redis_resolve_host(uri->scheme, uri->host, uri->port, redis->addresses,
+				  &redis->addresses_count, redis->name, error);
 }
 
 /* ---- a blocking connection ------------------------------------------------------------------ */

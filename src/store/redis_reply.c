@@ -56,17 +56,14 @@ static int take_error(struct redis_store *redis, struct lane *lane, const char *
 		      uint64_t now_ns)
 {
 	int err = redis_error(text);
-	struct store_op *op;
+	struct store_op *op = lane_request_at(lane, 0)->op;
 
-	if (lane->state == LANE_UP && redis->hooks) {
-		op = lane_request_at(lane, 0)->op;
-		if (op && redis->hooks->refused(redis, op, text)) {
-			(void)lane_forget(redis, lane, op);
-			lane_pop(lane);
-			return 0;
-		}
+	if (op && redis->hooks && redis->hooks->refused(redis, op, text)) {
+		(void)lane_forget(redis, lane, op);
+		lane_pop(lane);
+		return 0;
 	}
-	if (redis_may_log(redis, now_ns))
+	if ((op || lane->state == LANE_HELLO) && redis_may_log(redis, now_ns))
 		log_warn("redis refused server=%s answer=\"%s\"", redis->name, text);
 	if (lane->state == LANE_HELLO) {
 		lane_drop(redis, lane, err, "log-in refused", now_ns);
@@ -224,22 +221,30 @@ static int take_number(struct redis_store *redis, struct lane *lane, const struc
 	return answer(redis, lane, 0);
 }
 
+/* To ASKING, which may come while a PUT is still being sent, or to MULTI. */
+static bool is_answer_before(struct lane *lane)
+{
+	const struct lane_request *request = lane_request_at(lane, 0);
+
+	return lane->count && request->kind != REQUEST_HELLO && request->replies > 1 &&
+	       request->sent;
+}
+
 int lane_take_item(struct redis_store *redis, struct lane *lane, const struct resp_item *item,
 		   uint64_t now_ns)
 {
-	struct lane_request *request;
+	struct lane_request *request = lane_request_at(lane, 0);
 
 	if (item->aside)
 		return 0;
-	if (!lane->sent_count) /* an answer to nothing that was asked */
-		return -EPROTO;
-	request = lane_request_at(lane, 0);
-	if (request->kind == REQUEST_MAP)
-		return take_map(redis, lane, item);
-	if (request->kind != REQUEST_HELLO && request->replies > 1) { /* to ASKING, to MULTI */
+	if (is_answer_before(lane)) {
 		request->replies -= item->ends_reply;
 		return 0;
 	}
+	if (!lane->sent_count) /* an answer to nothing that was asked */
+		return -EPROTO;
+	if (request->kind == REQUEST_MAP)
+		return take_map(redis, lane, item);
 	if (item->type == RESP_ERROR && item->depth == 0)
 		return take_error(redis, lane, item->text, now_ns);
 	switch (request->kind) {

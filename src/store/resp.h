@@ -18,9 +18,9 @@
 #include "base/base.h"
 
 #define RESP_DEPTH_MAX    8u
-#define RESP_ELEMENTS_MAX 65536u /* announced by aggregates, a reply */
-#define RESP_LINE_MAX     65536u /* bytes of a line */
-#define RESP_TEXT_MAX     160u   /* kept of a line, with its end */
+#define RESP_ELEMENTS_MAX (1u << 19) /* announced by aggregates, a reply; none is kept */
+#define RESP_LINE_MAX     65536u     /* bytes of a line */
+#define RESP_TEXT_MAX     160u       /* kept of a line, with its end */
 
 enum resp_type {
 	RESP_TEXT = 1,    /* +OK */

@@ -18,7 +18,8 @@
 
 /* A new store: one file, one row here. */
 static const struct store_ops *const backends[] = {
-    &store_fault, &store_file, &store_memory, &store_null, &store_redis, &store_redis_unix, NULL,
+    &store_fault, &store_file,          &store_memory,     &store_null,
+    &store_redis, &store_redis_cluster, &store_redis_unix, NULL,
 };
 
 const struct store_ops *const *store_backends(void)

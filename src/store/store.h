@@ -20,6 +20,7 @@
 #ifndef SSV_STORE_H
 #define SSV_STORE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/base.h"
@@ -70,9 +71,11 @@ struct store_config {
 /* Counters a store keeps; read by its owner's thread. */
 struct store_stats {
 	uint64_t gets, hits, puts, exists, deletes, errors, timeouts, reconnects, evictions;
+	uint64_t redirects;               /* operations that another node was named for */
 	uint64_t bytes_in, bytes_out;     /* from and to the store */
 	uint64_t bytes_used, bytes_limit; /* as far as the store knows; 0: unknown, none */
 	uint32_t connected;               /* 1: able to serve; remote stores: lanes that are up */
+	uint32_t nodes, nodes_connected;  /* of a cluster */
 };
 
 struct store; /* a backend's own structure; its first member is const struct store_ops *ops */
@@ -104,6 +107,9 @@ struct store_ops {
 	/* Descriptors to sleep on, at most max, as struct pollfd entries with their events. */
 	uint32_t (*pollfds)(const struct store *store, void *pollfds, uint32_t max);
 	void (*stats)(const struct store *store, struct store_stats *ret_stats);
+	/* What is wrong now, in one sentence for the operator; false: nothing that is known. NULL:
+	 * opening has told all there is. */
+	bool (*describe)(const struct store *store, char *text, size_t text_bytes);
 	/* Control path: call visit for every key; stops when it returns non-zero. -ENOTSUP. */
 	int (*list)(struct store *store,
 		    int (*visit)(void *context, const struct ssv_key *key, uint64_t bytes),

@@ -122,25 +122,27 @@ static int split_user(struct uri *uri, char *text, char *error)
 	return 0;
 }
 
-static int split_host(struct uri *uri, char *text, char *error)
+int uri_split_host(const char *scheme, char *text, const char **ret_host, const char **ret_port,
+		   char *error)
 {
 	char *end;
 
-	uri->host = text;
+	*ret_host = text;
+	*ret_port = NULL;
 	if (*text == '[') { /* IPv6 */
 		end = strchr(text, ']');
 		if (!end || (end[1] && end[1] != ':'))
 			return uri_error(error, -EINVAL,
 					 "store %s: host \"%.64s\": expected [IPv6 address]:port",
-					 uri->scheme, text);
-		uri->host = text + 1;
+					 scheme, text);
+		*ret_host = text + 1;
 		*end++ = '\0';
 	} else {
 		end = strchr(text, ':');
 	}
 	if (end && *end == ':') {
 		*end = '\0';
-		uri->port = end + 1;
+		*ret_port = end + 1;
 	}
 	return 0;
 }
@@ -216,7 +218,10 @@ int uri_parse(const char *text, struct uri *ret_uri, char *error)
 				return err;
 			rest = at + 1;
 		}
-		err = split_host(uri, rest, error);
+		if (strchr(rest, ','))
+			uri->hosts = rest;
+		else
+			err = uri_split_host(uri->scheme, rest, &uri->host, &uri->port, error);
 		if (err)
 			return err;
 	}

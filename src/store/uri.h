@@ -3,7 +3,7 @@
  * uri.h - a store's URI taken apart, and its options read by a table.
  *
  *	scheme:path?name=value&name=value
- *	scheme://[user[:password]@]host[:port]/path?...
+ *	scheme://[user[:password]@]host[:port][,host[:port]...]/path?...
  *
  * Invariant: an error text names the part, its value and what was expected, and never a password.
  * %XX is decoded everywhere but in the scheme. It does not know which schemes exist.
@@ -29,6 +29,7 @@ struct uri {
 	char text[STORE_URI_MAX];
 	const char *scheme;
 	const char *user, *password, *host, *port; /* after "//" */
+	const char *hosts;                         /* "host:port,host:port" instead of host, port */
 	const char *path;                          /* "" if absent */
 	struct uri_pair options[URI_OPTIONS_MAX];
 	uint32_t options_count;
@@ -60,6 +61,10 @@ struct uri_value {
 
 /* Split. Errors: -EINVAL, -E2BIG with one line in error. */
 SSV_MUST_CHECK int uri_parse(const char *text, struct uri *ret_uri, char *error);
+
+/* Take "host", "host:port" or "[IPv6]:port" apart, in place. -EINVAL with one line in error. */
+SSV_MUST_CHECK int uri_split_host(const char *scheme, char *text, const char **ret_host,
+				  const char **ret_port, char *error);
 
 /* Read the options into values[table_count], in the table's order. Names that are not in the table
  * are left alone (see uri_check_names). Errors: -EINVAL with one line in error. */

@@ -72,6 +72,8 @@ void harness_redis_stop(struct harness_redis *redis);
 /* Send one inline command over a connection of its own and return the answer's first line. */
 void harness_redis_command(const struct harness_redis *redis, const char *line, char *answer,
 			   size_t answer_bytes);
+/* A blocking connection that gives up after five seconds of silence; -1: refused. */
+int harness_connect(unsigned int port);
 /* A TCP port that was free a moment ago; listens if ret_fd is given. */
 unsigned int harness_port(int *ret_fd);
 

@@ -17,7 +17,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define ARGUMENTS_MAX 32
+#define ARGUMENTS_MAX 40
 
 static struct sockaddr_in local_address(unsigned int port)
 {
@@ -46,8 +46,9 @@ unsigned int harness_port(int *ret_fd)
 	return ntohs(address.sin_port);
 }
 
-static int connect_to(unsigned int port)
+int harness_connect(unsigned int port)
 {
+	const struct timeval timeout = {.tv_sec = 5};
 	struct sockaddr_in address = local_address(port);
 	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
@@ -55,20 +56,20 @@ static int connect_to(unsigned int port)
 		(void)close(fd);
 		return -1;
 	}
+	if (fd >= 0)
+		(void)setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof(timeout));
 	return fd;
 }
 
 void harness_redis_command(const struct harness_redis *redis, const char *line, char *answer,
 			   size_t answer_bytes)
 {
-	struct timeval timeout = {.tv_sec = 5};
-	int fd = connect_to(redis->port);
+	int fd = harness_connect(redis->port);
 	size_t at = 0;
 
 	answer[0] = '\0';
 	if (fd < 0)
 		return;
-	(void)setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof(timeout));
 	if (send(fd, line, strlen(line), MSG_NOSIGNAL) < 0 || send(fd, "\r\n", 2, MSG_NOSIGNAL) < 0)
 		goto close_fd;
 	while (at + 1 < answer_bytes && recv(fd, answer + at, 1, 0) == 1 && answer[at] != '\n')

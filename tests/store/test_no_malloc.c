@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * test_no_malloc.c - after the first use, operations of file:, redis: and fault+ allocate nothing,
- * evictions, sweeps and reconnections included.
+ * test_no_malloc.c - after the first use, operations of file:, redis:, redis+cluster: and fault+
+ * allocate nothing, evictions, sweeps and reconnections included.
  *
  * This program's own malloc family counts while `counting` is set, and hands on to the C library.
  */
-#include "harness.h"
+#include "harness_cluster.h"
 
 #include <errno.h>
 #include <string.h>
@@ -130,11 +130,42 @@ static void redis_allocates_nothing(void **state)
 	harness_redis_stop(redis);
 }
 
+static void cluster_allocates_nothing(void **state)
+{
+	struct harness_cluster *cluster = harness_cluster_start(3, 0, true);
+	struct store *store;
+	char uri[128], answer[64];
+	uint32_t i;
+
+	(void)state;
+	if (!cluster)
+		skip();
+	harness_cluster_uri(cluster, "?lanes=2&backoff-max-ms=10&refresh-ms=100", uri, sizeof(uri));
+	store = harness_open(uri);
+	use(store, 0, 6);
+	counting = 1;
+	use(store, 6, 50);
+	for (i = 0; i < cluster->count; i++)
+		harness_redis_command(cluster->nodes[i], "CLIENT KILL TYPE normal", answer,
+				      sizeof(answer));
+	for (i = 0; i < 5000 && (run(store, STORE_OP_GET, 1) || run(store, STORE_OP_GET, 2) ||
+				 run(store, STORE_OP_GET, 3) || run(store, STORE_OP_GET, 4));
+	     i++)
+		;
+	use(store, 50, 60);
+	counting = 0;
+	assert_int_equal(calls, 0);
+	assert_true(harness_stats(store).reconnects > 0);
+	store_close(store);
+	harness_cluster_stop(cluster);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(file_allocates_nothing),
 	    cmocka_unit_test(redis_allocates_nothing),
+	    cmocka_unit_test(cluster_allocates_nothing),
 	};
 
 	if (!HAS_OWN_MALLOC) {

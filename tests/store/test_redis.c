@@ -85,7 +85,8 @@ static void accounts_and_passwords(void **state)
 	int fd;
 
 	(void)state;
-	command("ACL SETUSER kv on >s3cret/x ~ssv:* +get +getrange +watch +multi +exec +set +strlen +unlink +select +scan",
+	command("ACL SETUSER kv on >s3cret/x ~ssv:* +get +getrange +watch +multi +exec +set "
+		"+strlen +unlink +select +scan",
 		answer, sizeof(answer));
 	assert_string_equal(answer, "+OK");
 	command("CONFIG SET requirepass topsecret", answer, sizeof(answer));

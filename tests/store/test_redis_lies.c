@@ -2,137 +2,15 @@
 /*
  * test_redis_lies.c - a redis: store against a peer that says anything but what Redis would.
  *
- * The peer is a thread with plain sockets: it answers the log-in, then every command with what the
- * test told it. After each lie the peer turns honest and the store must serve again.
+ * After each lie the peer turns honest and the store must serve again.
  */
-#include "harness.h"
+#include "harness_peer.h"
 
 #include <errno.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <poll.h>
-#include <pthread.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
-#define CONNECTIONS_MAX 64
-
-struct script {
-	const char *hello;  /* NULL: no answer at all */
-	const char *answer; /* to each command; NULL: none */
-	const char *again;  /* to every command but the first, if set */
-	bool close;         /* after the answer */
-	bool bytewise;      /* a send for each byte */
-};
-
-static const struct script honest = {.hello = "+PONG\r\n", .answer = "$5\r\nabcde\r\n"};
-
-static struct {
-	pthread_t thread;
-	pthread_mutex_t lock; /* guards script and answers */
-	struct script script;
-	uint32_t answers;
-	unsigned int port;
-	int listener, stop[2];
-} peer;
-
-/* Used by the peer's thread alone. */
-struct connection {
-	int fd;
-	bool greeted;
-};
-
-static void say(int fd, const char *text, bool bytewise)
-{
-	size_t bytes = strlen(text);
-	size_t at, piece = bytewise ? 1 : bytes;
-
-	for (at = 0; at < bytes; at += piece)
-		(void)send(fd, text + at, piece, MSG_NOSIGNAL);
-}
-
-/* Each command begins with "*2" or "*3" at the begin of a line; values here hold none. */
-static uint32_t count_commands(const char *data, size_t bytes)
-{
-	uint32_t n = 0;
-	size_t i;
-
-	for (i = 0; i + 1 < bytes; i++)
-		n += data[i] == '*' && (i == 0 || data[i - 1] == '\n');
-	return n;
-}
-
-/* Returns false when the connection is over. */
-static bool serve(struct connection *connection)
-{
-	char data[4096];
-	ssize_t n = recv(connection->fd, data, sizeof(data), 0);
-	struct script script;
-	uint32_t commands;
-
-	if (n <= 0)
-		return false;
-	pthread_mutex_lock(&peer.lock);
-	script = peer.script;
-	commands = count_commands(data, (size_t)n);
-	if (connection->greeted && commands)
-		peer.answers += commands;
-	if (connection->greeted && script.again && peer.answers > commands)
-		script.answer = script.again;
-	pthread_mutex_unlock(&peer.lock);
-	if (!connection->greeted) {
-		if (script.hello)
-			say(connection->fd, script.hello, script.bytewise);
-		connection->greeted = true;
-		return true;
-	}
-	for (; commands && script.answer; commands--)
-		say(connection->fd, script.answer, script.bytewise);
-	return !script.close || script.answer == script.again;
-}
-
-static void *run_peer(void *context)
-{
-	struct connection connections[CONNECTIONS_MAX];
-	struct pollfd fds[CONNECTIONS_MAX + 2];
-	const int one = 1;
-	nfds_t n = 0, i;
-
-	(void)context;
-	for (;;) {
-		fds[0] = (struct pollfd){.fd = peer.stop[0], .events = POLLIN};
-		fds[1] = (struct pollfd){.fd = peer.listener, .events = POLLIN};
-		for (i = 0; i < n; i++)
-			fds[i + 2] = (struct pollfd){.fd = connections[i].fd, .events = POLLIN};
-		(void)poll(fds, n + 2, -1);
-		if (fds[0].revents)
-			break;
-		for (i = n; i-- > 0;) {
-			if (!fds[i + 2].revents || serve(&connections[i]))
-				continue;
-			(void)close(connections[i].fd);
-			connections[i] = connections[--n];
-		}
-		if (fds[1].revents && n < CONNECTIONS_MAX) {
-			int fd = accept4(peer.listener, NULL, NULL, SOCK_CLOEXEC);
-
-			(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
-			connections[n++] = (struct connection){.fd = fd};
-		}
-	}
-	for (i = 0; i < n; i++)
-		(void)close(connections[i].fd);
-	return NULL;
-}
-
-static void tell(const struct script *script)
-{
-	pthread_mutex_lock(&peer.lock);
-	peer.script = *script;
-	peer.answers = 0;
-	pthread_mutex_unlock(&peer.lock);
-}
+static const struct peer_script honest = {.hello = "+PONG\r\n", .answer = "$5\r\nabcde\r\n"};
 
 static struct store *store;
 
@@ -143,14 +21,14 @@ static void open_store(const char *options)
 	(void)snprintf(uri, sizeof(uri),
 		       "redis://127.0.0.1:%u?connect=later&protocol=2&lanes=1&"
 		       "connect-timeout-ms=100&backoff-max-ms=20%s",
-		       peer.port, options);
+		       peer_port(), options);
 	store = harness_open(uri);
 }
 
 static int setup(void **state)
 {
 	(void)state;
-	tell(&honest);
+	peer_tell(&honest);
 	open_store("&timeout-ms=100");
 	return 0;
 }
@@ -186,7 +64,7 @@ static void assert_recovers(void)
 {
 	int i;
 
-	tell(&honest);
+	peer_tell(&honest);
 	for (i = 0; i < 2000; i++) {
 		int status = run_kind(STORE_OP_GET, NULL);
 
@@ -238,11 +116,11 @@ static void lies_about_values_are_errors(void **state)
 
 	(void)state;
 	for (i = 0; i < 2 * ARRAY_COUNT(cases); i++) {
-		const struct script script = {
+		const struct peer_script script = {
 		    .hello = "+PONG\r\n", .answer = cases[i / 2].answer, .bytewise = i % 2};
 		int status;
 
-		tell(&script);
+		peer_tell(&script);
 		status = run_kind(STORE_OP_GET, NULL);
 		if (status != cases[i / 2].status)
 			fail_msg("\"%s\": %d", cases[i / 2].answer, status);
@@ -276,11 +154,11 @@ static void lies_about_the_rest_are_errors(void **state)
 
 	(void)state;
 	for (i = 0; i < ARRAY_COUNT(cases); i++) {
-		const struct script script = {.hello = "+PONG\r\n", .answer = cases[i].answer};
+		const struct peer_script script = {.hello = "+PONG\r\n", .answer = cases[i].answer};
 		uint64_t bytes;
 		int status;
 
-		tell(&script);
+		peer_tell(&script);
 		status = run_kind(cases[i].kind, &bytes);
 		if (status != cases[i].status)
 			fail_msg("%u \"%s\": %d", cases[i].kind, cases[i].answer, status);
@@ -292,7 +170,7 @@ static void lies_about_the_rest_are_errors(void **state)
 
 static void silence_ends_in_time(void **state)
 {
-	static const struct script scripts[] = {
+	static const struct peer_script scripts[] = {
 	    {.hello = NULL},
 	    {.hello = "+PONG\r\n", .answer = NULL},
 	    {.hello = "+PONG\r\n", .answer = "$5\r\nab"},
@@ -309,7 +187,7 @@ static void silence_ends_in_time(void **state)
 		uint64_t received;
 
 		store_close(store);
-		tell(&scripts[i]);
+		peer_tell(&scripts[i]);
 		open_store("&timeout-ms=100");
 		assert_int_equal(run_kind(STORE_OP_GET, &received), -ENOTCONN);
 		assert_true(received <= 2);
@@ -332,14 +210,14 @@ static void second_attempt_must_bring_the_same_bytes(void **state)
 
 	(void)state;
 	for (i = 0; i < ARRAY_COUNT(cases); i++) {
-		const struct script script = {.hello = "+PONG\r\n",
-					      .answer = "$5\r\nab",
-					      .again = cases[i].again,
-					      .close = true,
-					      .bytewise = i % 2};
+		const struct peer_script script = {.hello = "+PONG\r\n",
+						   .answer = "$5\r\nab",
+						   .again = cases[i].again,
+						   .close = true,
+						   .bytewise = i % 2};
 
 		assert_recovers();
-		tell(&script);
+		peer_tell(&script);
 		assert_int_equal(run_kind(STORE_OP_GET, NULL), cases[i].status);
 		assert_memory_equal(data, "ab", 2); /* below the watermark nothing changed */
 		if (cases[i].status == 0)
@@ -350,14 +228,14 @@ static void second_attempt_must_bring_the_same_bytes(void **state)
 
 static void answers_to_nothing_end_the_lane(void **state)
 {
-	const struct script script = {.hello = "+PONG\r\n",
-				      .answer = "$5\r\nabcde\r\n$5\r\nabcde\r\n"};
+	const struct peer_script script = {.hello = "+PONG\r\n",
+					   .answer = "$5\r\nabcde\r\n$5\r\nabcde\r\n"};
 	uint64_t before;
 
 	(void)state;
 	assert_recovers();
 	before = harness_stats(store).reconnects;
-	tell(&script);
+	peer_tell(&script);
 	assert_int_equal(run_kind(STORE_OP_GET, NULL), 0);
 	assert_recovers();
 	assert_recovers();
@@ -408,7 +286,7 @@ static void random_answers_end_in_time(void **state)
 	open_store("&timeout-ms=10");
 	for (round = 0; round < ARRAY_COUNT(answers); round++) {
 		char *answer = answers[round];
-		struct script script = {.hello = "+PONG\r\n", .answer = answer};
+		struct peer_script script = {.hello = "+PONG\r\n", .answer = answer};
 		uint64_t n = 1 + harness_random(&random) % 8;
 		uint8_t kind = (uint8_t)(STORE_OP_GET + (harness_random(&random) % 6) % 4);
 
@@ -416,7 +294,7 @@ static void random_answers_end_in_time(void **state)
 			strcat(answer, pieces[harness_random(&random) % ARRAY_COUNT(pieces)]);
 		script.bytewise = harness_random(&random) % 4 == 0;
 		script.close = harness_random(&random) % 2;
-		tell(&script);
+		peer_tell(&script);
 		switch (run_kind(kind, NULL)) {
 		case 0:
 		case -ENOENT:
@@ -434,22 +312,22 @@ static void random_answers_end_in_time(void **state)
 
 static void open_tells_the_servers_words(void **state)
 {
-	static const struct script refusing = {.hello =
-						   "-WRONGPASS invalid username-password pair\r\n"};
-	static const struct script silent = {.hello = NULL};
+	static const struct peer_script refusing = {
+	    .hello = "-WRONGPASS invalid username-password pair\r\n"};
+	static const struct peer_script silent = {.hello = NULL};
 	struct store_config config = {.value_bytes_max = 1, .ops_max = 1};
 	char error[SSV_ERROR_TEXT_MAX], uri[256];
 	struct store *other;
 
 	(void)state;
 	(void)snprintf(uri, sizeof(uri), "redis://me:hunter2@127.0.0.1:%u?connect-timeout-ms=50",
-		       peer.port);
+		       peer_port());
 	config.uri = uri;
-	tell(&refusing);
+	peer_tell(&refusing);
 	assert_int_equal(store_open(&config, &other, error), -EACCES);
 	assert_non_null(strstr(error, "WRONGPASS invalid"));
 	assert_null(strstr(error, "hunter2"));
-	tell(&silent);
+	peer_tell(&silent);
 	assert_int_equal(store_open(&config, &other, error), -ETIMEDOUT);
 	assert_null(strstr(error, "hunter2"));
 }
@@ -468,14 +346,8 @@ int main(void)
 	};
 	int failed;
 
-	pthread_mutex_init(&peer.lock, NULL);
-	peer.port = harness_port(&peer.listener);
-	if (pipe(peer.stop) || pthread_create(&peer.thread, NULL, run_peer, NULL))
-		return 1;
+	peer_start();
 	failed = cmocka_run_group_tests(tests, NULL, NULL);
-	(void)close(peer.stop[1]);
-	(void)pthread_join(peer.thread, NULL);
-	(void)close(peer.stop[0]);
-	(void)close(peer.listener);
+	peer_stop();
 	return failed;
 }

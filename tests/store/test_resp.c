@@ -215,7 +215,7 @@ static void wrong_bytes_are_refused(void **state)
 	    "$1\r\na\n",
 	    "$1\r\na\rx",
 	    "*-2\r\n",
-	    "*70000\r\n",
+	    "*600000\r\n",
 	    "*?\r\n",
 	    "%-1\r\n",
 	    "_x\r\n",

@@ -4,7 +4,7 @@
  *
  * Usage: test_store URI. FOLDER in it becomes a temporary folder, PORT that of a Redis of its own.
  */
-#include "harness.h"
+#include "harness_cluster.h"
 
 #include <errno.h>
 #include <string.h>
@@ -515,6 +515,7 @@ static void substitute(char *text, size_t text_bytes, const char *word, const ch
 
 int main(int argc, char **argv)
 {
+	struct harness_cluster *cluster = NULL;
 	struct harness_redis *redis = NULL;
 	static char text[STORE_URI_MAX];
 	char port[16];
@@ -523,7 +524,13 @@ int main(int argc, char **argv)
 
 	(void)snprintf(text, sizeof(text), "%s", argc > 1 ? argv[1] : "memory:test");
 	uri = text;
-	if (strstr(uri, "redis")) {
+	if (strstr(uri, "redis+cluster")) {
+		cluster = harness_cluster_start(3, 0, true);
+		if (!cluster)
+			return SKIP;
+		(void)snprintf(port, sizeof(port), "%u", cluster->nodes[1]->port);
+		substitute(text, sizeof(text), "PORT", port);
+	} else if (strstr(uri, "redis")) {
 		redis = harness_redis_start(NULL);
 		if (!redis)
 			return SKIP;
@@ -535,6 +542,7 @@ int main(int argc, char **argv)
 	substitute(text, sizeof(text), "FOLDER", folder);
 	failed = strstr(uri, "null:") ? run_null() : run_all();
 	harness_remove_folder(folder);
+	harness_cluster_stop(cluster);
 	harness_redis_stop(redis);
 	return failed;
 }
