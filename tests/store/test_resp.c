@@ -222,12 +222,12 @@ static void wrong_bytes_are_refused(void **state)
 	    ">-1\r\n",
 	    "*1\r\n>0\r\n",
 	    "!-1\r\n",
-	    "%40000\r\n",
+	    "%300000\r\n",
 	    "*9999999999\r\n",
 	    "=-1\r\n",
 	    "$ 1\r\n",
 	    "*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n:1\r\n",
-	    "*40000\r\n*40000\r\n",
+	    "*300000\r\n*300000\r\n",
 	};
 	static struct transcript out;
 	size_t i;
