@@ -22,8 +22,9 @@
 #include "store/queue.h"
 #include "store/uri.h"
 
-#define BUCKETS_COUNT 16384u /* power of two */
-#define STEP_BYTES    MIB    /* copied a poll */
+#define BUCKETS_MIN 16384u /* power of two */
+#define MOVES_A_PUT 4u     /* buckets moved while the table grows */
+#define STEP_BYTES  MIB    /* copied a poll */
 
 /* One stored value. Linked in its bucket's chain and in the order of use while it is in the table;
  * refs counts the table and every reader. */
@@ -36,13 +37,18 @@ struct value {
 	uint8_t data[];
 };
 
+/*
+ * Chains by hash. A table that grows keeps its smaller half until every bucket of it was moved, a
+ * few a PUT, so that no operation waits for a million links: chains below `moved` are empty there.
+ */
 struct table {
 	struct table *next;
 	char name[64];
 	uint32_t handles; /* guarded by tables_lock */
 
-	pthread_mutex_t lock; /* guards all below; nothing else is taken under it */
-	struct value *buckets[BUCKETS_COUNT];
+	pthread_mutex_t lock;              /* guards all below; nothing else is taken under it */
+	struct value **buckets, **smaller; /* smaller: NULL unless growing */
+	uint64_t buckets_count, moved, values_count;
 	struct value *oldest, *newest;
 	uint64_t bytes_used, bytes_limit, evictions;
 };
@@ -83,16 +89,59 @@ static struct memory_store *memory_of(const struct store *store)
 
 /* ---- the table (all under table->lock) ------------------------------------------------------ */
 
-static struct value **find_link(struct table *table, const struct ssv_key *key)
+static uint64_t hash_of(const struct ssv_key *key)
 {
 	uint64_t hash = load_le64(key->bytes) ^ load_le64(key->bytes + 24);
-	struct value **link;
 
 	hash ^= hash >> 32;
-	link = &table->buckets[(hash ^ (hash >> 14)) % BUCKETS_COUNT];
+	return hash ^ (hash >> 14);
+}
+
+static struct value **find_link(struct table *table, const struct ssv_key *key)
+{
+	uint64_t hash = hash_of(key), before = hash & (table->buckets_count / 2 - 1);
+	struct value **link = &table->buckets[hash & (table->buckets_count - 1)];
+
+	if (table->smaller && before >= table->moved)
+		link = &table->smaller[before];
 	while (*link && memcmp((*link)->key.bytes, key->bytes, sizeof(key->bytes)))
 		link = &(*link)->chain;
 	return link;
+}
+
+/* Twice the buckets, once there are as many values; without memory for them chains grow longer. */
+static void table_grow(struct table *table)
+{
+	struct value **larger;
+
+	if (table->smaller || table->values_count < table->buckets_count)
+		return;
+	larger = calloc(table->buckets_count * 2, sizeof(struct value *));
+	if (!larger)
+		return;
+	table->smaller = table->buckets;
+	table->buckets = larger;
+	table->buckets_count *= 2;
+	table->moved = 0;
+}
+
+static void table_move(struct table *table)
+{
+	for (uint32_t i = 0; i < MOVES_A_PUT && table->smaller; i++) {
+		struct value *value = table->smaller[table->moved++], *next;
+
+		for (; value; value = next) {
+			uint64_t bucket = hash_of(&value->key) & (table->buckets_count - 1);
+
+			next = value->chain;
+			value->chain = table->buckets[bucket];
+			table->buckets[bucket] = value;
+		}
+		if (table->moved == table->buckets_count / 2) {
+			free(table->smaller);
+			table->smaller = NULL;
+		}
+	}
 }
 
 static void use_unlink(struct table *table, struct value *value)
@@ -122,6 +171,7 @@ static void table_remove(struct table *table, struct value **link)
 	*link = value->chain;
 	use_unlink(table, value);
 	table->bytes_used -= value->bytes;
+	table->values_count--;
 	value_release(value);
 }
 
@@ -141,6 +191,12 @@ static struct table *table_create(const char *name, uint64_t bytes_limit)
 
 	if (!table)
 		return NULL;
+	table->buckets_count = BUCKETS_MIN;
+	table->buckets = calloc(table->buckets_count, sizeof(struct value *));
+	if (!table->buckets) {
+		free(table);
+		return NULL;
+	}
 	(void)pthread_mutex_init(&table->lock, NULL);
 	(void)snprintf(table->name, sizeof(table->name), "%s", name);
 	table->bytes_limit = bytes_limit;
@@ -191,6 +247,8 @@ static void table_release(struct table *table)
 	while (table->oldest)
 		table_remove(table, find_link(table, &table->oldest->key));
 	(void)pthread_mutex_destroy(&table->lock);
+	free(table->smaller);
+	free(table->buckets);
 	free(table);
 unlock:
 	(void)pthread_mutex_unlock(&tables_lock);
@@ -317,10 +375,13 @@ static int step_put(struct memory_store *memory, struct store_op *op)
 	link = find_link(table, &op->key);
 	if (*link)
 		table_remove(table, link);
+	table_grow(table);
+	table_move(table);
 	link = find_link(table, &op->key);
 	value->chain = *link;
 	*link = value;
 	use_link(table, value);
+	table->values_count++;
 	table->bytes_used += value->bytes;
 	table_evict(table);
 	(void)pthread_mutex_unlock(&table->lock);
