@@ -16,7 +16,8 @@
 #include "codec/symbols.h"
 
 #define STRIP_TOKENS     32u /* of elements of 2 bytes and more: a cache line of a channel */
-#define COLUMN_BYTES_MAX 8u  /* longest run that a transposed layout repeats */
+#define FUSED_TOKENS     16u
+#define COLUMN_BYTES_MAX 8u /* longest run that a transposed layout repeats */
 
 /* One group of the current round. */
 struct group_work {
@@ -25,6 +26,8 @@ struct group_work {
 	struct tile_lanes lane;
 	struct tile_job tile;
 	struct write_job write;
+	uint8_t *rows; /* its elements of the strip at hand, pitch apart */
+	uint32_t pitch;
 	uint32_t place[LANES];
 };
 
@@ -34,6 +37,7 @@ struct tensor_work {
 	const struct decode_target *target;
 	uint64_t reciprocal; /* of channels_count: 2^40 / it, rounded up; exact below 2^24 */
 	uint32_t strip_tokens;
+	int has_lines; /* bf16 at aligned tokens */
 	uint32_t unit; /* channels of a run, as far as groups keep them together */
 	struct group_work group[R16_STREAMS_MAX];
 };
@@ -139,8 +143,7 @@ static void strip_exceptions(const struct tensor_work *w, struct group_work *g, 
 
 		if (!exception_read(w, g->exception, &x) || x.token >= token0 + tokens)
 			return;
-		element_copy(g->tile.tile +
-				 ((x.token - token0) * LANES + x.position % LANES) * bytes,
+		element_copy(g->rows + (x.token - token0) * g->pitch + x.position % LANES * bytes,
 			     r->exception + (size_t)g->exception * (EXCEPTION_INDEX_BYTES + bytes) +
 				 EXCEPTION_INDEX_BYTES,
 			     bytes);
@@ -156,7 +159,7 @@ static void strip_verbatim(const struct entry_reader *r, const struct group_work
 		for (uint32_t p = 0; p < g->lanes; p++) {
 			uint32_t channel = meta_channel(&r->meta, g->group * LANES + p);
 
-			memcpy(g->tile.tile + ((t - token0) * LANES + p) * bytes,
+			memcpy(g->rows + (t - token0) * g->pitch + p * bytes,
 			       r->verbatim + t * row + channel * bytes, bytes);
 		}
 	}
@@ -197,6 +200,9 @@ static void tensor_begin(struct tensor_work *w, struct entry_reader *r,
 	if (!r->meta.order && target->run_channels)
 		w->unit = greatest_power(target->run_channels, LANES);
 	token_runs_find(w);
+	w->has_lines = r->container->header.shape.dtype == SSV_DTYPE_BF16;
+	for (uint32_t t = 0; t < r->tokens; t++)
+		w->has_lines &= (uintptr_t)target->token[t] % CACHE_LINE_BYTES == 0;
 }
 
 /* How a group's elements lie at the target. */
@@ -268,7 +274,23 @@ static void group_begin(const struct tensor_work *w, struct group_work *g, uint3
 		group_load(&r->meta, &r->extent, r->dim, group, &g->lane);
 		g->tile.lane = &g->lane;
 	}
+	g->rows = s->tile;
+	g->pitch = LANES * r->element_bytes;
 	write_begin(w, g);
+}
+
+/* Merge what is kept as it is into a tile. */
+static void strip_merge(const struct tensor_work *w, struct group_work *g, uint32_t token0,
+			uint32_t tokens)
+{
+	if (token0 < w->r->verbatim_tokens)
+		strip_verbatim(w->r, g, token0, tokens);
+	strip_exceptions(w, g, token0, tokens);
+}
+
+static void raw_skip(struct group_work *g, uint32_t tokens)
+{
+	g->tile.raw += (size_t)tokens * ((g->lanes * g->tile.raw_bits + 7) / 8);
 }
 
 static void group_strip(const struct tensor_work *w, struct group_work *g, uint8_t *classes,
@@ -282,11 +304,53 @@ static void group_strip(const struct tensor_work *w, struct group_work *g, uint8
 		kernels->join(&g->tile);
 	else
 		kernels->dequantise(&g->tile);
-	g->tile.raw += (size_t)tokens * ((g->lanes * g->tile.raw_bits + 7) / 8);
-	if (token0 < w->r->verbatim_tokens)
-		strip_verbatim(w->r, g, token0, tokens);
-	strip_exceptions(w, g, token0, tokens);
+	raw_skip(g, tokens);
+	strip_merge(w, g, token0, tokens);
 	write_tokens(w, g, token0, tokens);
+}
+
+/* Are all rows of these groups whole cache lines, so that they can be written while the next strip
+ * is made? */
+static int round_is_fused(const struct tensor_work *w, const struct class_strips *strips)
+{
+	if (!w->r->kernels->fused || !strips->streams_count || !w->has_lines)
+		return 0;
+	for (uint32_t i = 0; i < strips->groups_count; i++)
+		if (w->group[i].write.run_bytes != LANES * 2 ||
+		    w->group[i].write.place[0] % CACHE_LINE_BYTES)
+			return 0;
+	return 1;
+}
+
+static void round_fused(struct tensor_work *w, struct class_strips *strips)
+{
+	struct fused_strip fused = {.behind_tokens = 0};
+	uint8_t *rows = w->r->scratch->tile;
+	uint32_t tokens = 0;
+
+	for (uint32_t i = 0; i < strips->groups_count; i++) {
+		fused.tile[i] = &w->group[i].tile;
+		fused.place[i] = w->group[i].write.place[0];
+		w->group[i].pitch = FUSED_ROW_BYTES;
+	}
+	for (uint32_t t = 0; t < w->r->tokens; t += tokens) {
+		tokens = (uint32_t)u64_min(FUSED_TOKENS, w->r->tokens - t);
+		fused.rows = rows + t / FUSED_TOKENS % 2 * FUSED_TOKENS * FUSED_ROW_BYTES;
+		strips_fused(strips, &fused, tokens);
+		for (uint32_t i = 0; i < strips->groups_count; i++) {
+			w->group[i].rows = fused.rows + i * FUSED_GROUP_BYTES;
+			raw_skip(&w->group[i], tokens);
+			strip_merge(w, &w->group[i], t, tokens);
+		}
+		fused.behind = fused.rows;
+		fused.behind_token = w->target->token + t;
+		fused.behind_tokens = tokens;
+	}
+	for (uint32_t i = 0; i < strips->groups_count; i++) {
+		w->group[i].write.elements = w->group[i].rows;
+		w->group[i].write.row_bytes = FUSED_ROW_BYTES;
+		write_tokens(w, &w->group[i], w->r->tokens - tokens, tokens);
+	}
 }
 
 /* The groups of one round, strip by strip. nothing: their classes alone. */
@@ -299,6 +363,10 @@ static void round_elements(struct tensor_work *w, struct class_strips *strips, i
 		place[i] = w->r->scratch->strip_classes + (size_t)i * STRIP_TOKENS_MAX * LANES;
 	for (uint32_t i = 0; !nothing && i < strips->groups_count; i++)
 		group_begin(w, &w->group[i], strips->group[i]);
+	if (!nothing && round_is_fused(w, strips)) {
+		round_fused(w, strips);
+		return;
+	}
 	for (uint32_t t = 0; t < w->r->tokens; t += tokens) {
 		tokens = (uint32_t)u64_min(w->strip_tokens, w->r->tokens - t);
 		memcpy(classes, place, sizeof(classes));

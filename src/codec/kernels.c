@@ -43,6 +43,7 @@ static const struct kernels kernels_avx512 = {
 
     .r16_table = avx512_r16_table,
     .r16_strip = avx512_r16_strip,
+    .fused = avx512_fused,
     .dequantise = avx512_dequantise,
     .join = avx512_join,
     .write = avx512_write,

@@ -40,11 +40,29 @@ struct r16_table {
 /* The same tokens of one group of each of some streams. */
 struct r16_strip {
 	struct r16_stream *stream[R16_STREAMS_MAX];
-	const struct r16_table *table[R16_STREAMS_MAX];
+	const struct r16_table *table;     /* [streams_count] */
 	uint8_t *classes[R16_STREAMS_MAX]; /* [tokens][64], lane order */
 	uint32_t lanes[R16_STREAMS_MAX];   /* of the group: less than 64 in one of them at most */
 	uint32_t streams_count, tokens;
 };
+
+/*
+ * The same tokens of full bf16 groups, one of each stream, from streams to elements at once. Rows
+ * of the groups stand side by side: [tokens][FUSED_ROW_BYTES]. Meanwhile such rows that were made
+ * earlier are written to whole cache lines.
+ */
+struct fused_strip {
+	struct r16_strip r16;                         /* without classes */
+	const struct tile_job *tile[R16_STREAMS_MAX]; /* without classes and tile */
+	uint8_t *rows;
+	const uint8_t *behind;           /* earlier rows; aligned */
+	uint8_t *const *behind_token;    /* aligned, or NULL: not wanted */
+	uint32_t place[R16_STREAMS_MAX]; /* of each group in a token */
+	uint32_t behind_tokens;
+};
+
+#define FUSED_GROUP_BYTES (LANES * 2)
+#define FUSED_ROW_BYTES   (R16_STREAMS_MAX * FUSED_GROUP_BYTES)
 
 /* One stream to encode: groups group0 .. group_end - 1. It is written backwards from end. */
 struct r16_encode_job {
@@ -167,6 +185,7 @@ struct kernels {
 	/* -EBADMSG: frequencies that do not sum to 256. */
 	SSV_MUST_CHECK int (*r16_table)(struct r16_table *table, const uint8_t frequency[16]);
 	void (*r16_strip)(const struct r16_strip *strip);
+	void (*fused)(const struct fused_strip *strip); /* NULL: not faster than in parts */
 	void (*dequantise)(const struct tile_job *job);
 	void (*join)(const struct tile_job *job); /* lossless: exponent, sign and mantissa */
 	void (*write)(const struct write_job *job);

@@ -81,7 +81,7 @@ static void strip_stream(struct r16_stream *stream, const uint32_t *slots, uint8
 void scalar_r16_strip(const struct r16_strip *strip)
 {
 	for (uint32_t k = 0; k < strip->streams_count; k++)
-		strip_stream(strip->stream[k], strip->table[k]->slot, strip->classes[k],
+		strip_stream(strip->stream[k], strip->table[k].slot, strip->classes[k],
 			     strip->lanes[k], strip->tokens);
 }
 

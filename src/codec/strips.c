@@ -70,13 +70,13 @@ int strips_round(struct class_strips *strips)
 			return -EBADMSG;
 		strips->group[count] = group;
 		strip->stream[count] = &strips->stream[k];
-		strip->table[count] = &strips->table[count];
 		strip->lanes[count] = plane_lanes(plane, group);
 		count++;
 	}
 	strips->rounds_done++;
 	strips->groups_count = count;
 	strip->streams_count = count;
+	strip->table = strips->table;
 	return (int)count;
 }
 
@@ -90,6 +90,13 @@ void strips_next(struct class_strips *strips, uint32_t token0, uint32_t tokens,
 	memcpy(strips->strip.classes, classes, sizeof(strips->strip.classes));
 	strips->strip.tokens = tokens;
 	strips->kernels->r16_strip(&strips->strip);
+}
+
+void strips_fused(struct class_strips *strips, struct fused_strip *fused, uint32_t tokens)
+{
+	fused->r16 = strips->strip;
+	fused->r16.tokens = tokens;
+	strips->kernels->fused(fused);
 }
 
 /* A lane ends where every lane's encoder began. */

@@ -66,7 +66,8 @@ INLINE vec v_or(vec a, vec b)
 /* Bits of a where the mask has ones, of b elsewhere. */
 INLINE vec v_select(vec mask, vec a, vec b)
 {
-	return _mm512_ternarylogic_epi32(mask, a, b, 0xca);
+	/* the mask, which is often a constant, is not the operand that is overwritten */
+	return _mm512_ternarylogic_epi32(a, mask, b, 0xe2);
 }
 
 INLINE vec v_sub8(vec a, vec b)
@@ -193,25 +194,25 @@ INLINE vec v_choose(uint64_t active, vec a, vec b)
 /* How raw bits are spread: for each byte, where its bits begin. */
 struct fields {
 	vec group, shift, mask, classes;
-	uint32_t bits;
+	__m128i bits;
 };
 
 INLINE void fields_open(struct fields *f, uint32_t bits)
 {
-	uint8_t group[64], shift[64], classes[16];
+	/* bytes below 64: the products of one stay out of the next */
+	const vec by_bits = _mm512_set1_epi16((int16_t)bits);
+	const vec inside = _mm512_set1_epi64(0x0706050403020100);
+	const vec eighth = _mm512_setr_epi64(
+	    0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303, 0x0404040404040404,
+	    0x0505050505050505, 0x0606060606060606, 0x0707070707070707);
+	const vec class =
+	    _mm512_broadcast_i32x4(_mm_set_epi64x(0x0f0e0d0c0b0a0908, 0x0706050403020100));
 
-	for (uint32_t i = 0; i < 64; i++) {
-		group[i] = (uint8_t)(i / 8 * bits + i % 8);
-		shift[i] = (uint8_t)(i % 8 * bits);
-	}
-	for (uint32_t i = 0; i < 16; i++)
-		classes[i] = (uint8_t)(i << bits);
-	f->group = v_load(group);
-	f->shift = v_load(shift);
+	f->bits = _mm_cvtsi32_si128((int)bits);
+	f->group = _mm512_add_epi8(inside, _mm512_mullo_epi16(eighth, by_bits));
+	f->shift = _mm512_mullo_epi16(inside, by_bits);
 	f->mask = _mm512_set1_epi8((char)((1 << bits) - 1));
-	f->classes =
-	    _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)classes));
-	f->bits = bits;
+	f->classes = _mm512_sll_epi16(class, f->bits); /* not for is_wide */
 }
 
 INLINE vec fields_bytes(const struct fields *f, const uint8_t *raw)
@@ -220,26 +221,74 @@ INLINE vec fields_bytes(const struct fields *f, const uint8_t *raw)
 					    _mm512_permutexvar_epi8(f->group, v_load(raw)));
 }
 
-/* class << bits | raw of a vector's lanes as 16-bit numbers, even lanes and odd ones. */
-INLINE void v_symbols(const struct fields *f, const uint8_t *classes, const uint8_t *raw,
-		      uint32_t index, int is_wide, vec *even, vec *odd)
+/* class << bits | raw, below 256, of a vector's lanes. */
+INLINE vec v_symbols8(const struct fields *f, vec class, const uint8_t *raw)
+{
+	return _mm512_ternarylogic_epi32(_mm512_shuffle_epi8(f->classes, class),
+					 fields_bytes(f, raw), f->mask, 0xf8);
+}
+
+/* The same as 16-bit numbers, even lanes and odd ones; is_wide: they may pass 255. */
+INLINE void v_symbols(const struct fields *f, vec class, const uint8_t *raw, uint32_t index,
+		      const int is_wide, vec *even, vec *odd)
 {
 	const vec bytes = _mm512_set1_epi16(0xff);
-	vec c = v_load(classes), v;
+	vec v;
 
 	(void)index;
 	if (!is_wide) {
-		v = _mm512_ternarylogic_epi32(_mm512_shuffle_epi8(f->classes, c),
-					      fields_bytes(f, raw), f->mask, 0xf8);
+		v = v_symbols8(f, class, raw);
 		*even = v_and(v, bytes);
 		*odd = _mm512_srli_epi16(v, 8);
 		return;
 	}
 	v = v_and(fields_bytes(f, raw), f->mask);
-	*even = v_add16(_mm512_sll_epi16(v_and(c, bytes), _mm_cvtsi32_si128((int)f->bits)),
-			v_and(v, bytes));
-	*odd = v_add16(_mm512_sll_epi16(_mm512_srli_epi16(c, 8), _mm_cvtsi32_si128((int)f->bits)),
+	*even = v_add16(_mm512_sll_epi16(v_and(class, bytes), f->bits), v_and(v, bytes));
+	*odd = v_add16(_mm512_sll_epi16(_mm512_srli_epi16(class, 8), f->bits),
 		       _mm512_srli_epi16(v, 8));
+}
+
+/* ---- elements by symbol ---- */
+
+#define HAS_LOOKUP      1
+#define LOOKUP_BITS_MAX 3
+
+struct lookup {
+	vec table[4]; /* of 32 elements of 16 bits */
+};
+
+/* A table of elements of 16 bits that are made 16 at a time, in the low halves of words. */
+INLINE void lookup_set(struct lookup *t, uint32_t sixteenth, vec words)
+{
+	__m256i half = _mm512_cvtepi32_epi16(words);
+	vec *table = &t->table[sixteenth / 2];
+
+	*table = sixteenth % 2 ? _mm512_inserti64x4(*table, half, 1) : _mm512_castsi256_si512(half);
+}
+
+INLINE vec v_iota32(void)
+{
+	return _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+}
+
+/* Elements of 16-bit indices below 16 << bits; what lies above them does not count. */
+INLINE vec v_lookup16(const struct lookup *t, vec index, const uint32_t bits)
+{
+	vec low, high;
+
+	if (bits < 2)
+		return _mm512_permutexvar_epi16(index, t->table[0]);
+	low = _mm512_permutex2var_epi16(t->table[0], index, t->table[1]);
+	if (bits == 2)
+		return low;
+	high = _mm512_permutex2var_epi16(t->table[2], index, t->table[3]);
+	return _mm512_mask_mov_epi16(low, _mm512_test_epi16_mask(index, _mm512_set1_epi16(64)),
+				     high);
+}
+
+INLINE vec v_shr16(vec a, uint32_t n)
+{
+	return _mm512_srli_epi16(a, n);
 }
 
 #endif

@@ -21,6 +21,8 @@
 	void level##_write(const struct write_job *job);                   \
 	void level##_write_end(void);
 
+void avx512_fused(const struct fused_strip *strip);
+
 DECODE_KERNELS(avx512)
 DECODE_KERNELS(avx2)
 DECODE_KERNELS(neon)

@@ -33,17 +33,16 @@ INLINE void lanes_store(const struct lanes *s, struct r16_stream *stream)
 	stream->next = s->next;
 }
 
-/* One step; active: lanes of a partial group. */
-INLINE void lanes_step(struct lanes *s, const struct r16_table *table, uint8_t *classes,
+/* One step, to the classes of a row; active: lanes of a partial group. */
+INLINE void lanes_step(struct lanes *s, const struct r16_table *table, vec classes[ROW_VECS],
 		       uint64_t active, const int is_partial)
 {
-	for (uint32_t i = 0; i < ROW_VECS;
-	     i++, active = VEC_BYTES < 64 ? active >> VEC_BYTES % 64 : 0) {
+	for (uint32_t i = 0; i < ROW_VECS; i++, active >>= VEC_BYTES % 64) {
 		vec owner = v_owner(table, s->low[i]);
 		vec rest = v_sub8(s->low[i], v_table16(table->start, owner));
 		vec low, high;
 
-		v_store(classes + i * VEC_BYTES, owner);
+		classes[i] = owner;
 		v_state(v_table16(table->frequency, owner), s->high[i], rest, &low, &high);
 		if (is_partial) {
 			low = v_choose(active, low, s->low[i]);
@@ -55,32 +54,48 @@ INLINE void lanes_step(struct lanes *s, const struct r16_table *table, uint8_t *
 	}
 }
 
-INLINE void strip_run(const struct r16_strip *strip, const uint32_t first, const uint32_t count)
+INLINE void classes_store(uint8_t *to, const vec classes[ROW_VECS])
 {
+	for (uint32_t i = 0; i < ROW_VECS; i++)
+		v_store(to + i * VEC_BYTES, classes[i]);
+}
+
+/* Hold the read pointer at the stream's end. Checked by a branch: it is taken in damaged streams
+ * alone, and nothing waits for it. */
+INLINE void lanes_hold(struct lanes *s, const uint8_t *end, struct r16_stream *stream)
+{
+	if (__builtin_expect(s->next > end, 0)) {
+		s->next = end;
+		stream->over = 1;
+	}
+}
+
+INLINE void strip_run(const struct r16_strip *strip, const uint32_t count)
+{
+	const struct r16_table *tables = strip->table;
+	const uint8_t *end[R16_STREAMS_MAX];
+	uint8_t *classes[R16_STREAMS_MAX];
 	struct lanes lanes[R16_STREAMS_MAX];
-	uint32_t over[R16_STREAMS_MAX];
 
 #pragma GCC unroll 4
 	for (uint32_t k = 0; k < count; k++) {
-		lanes_load(&lanes[k], strip->stream[first + k]);
-		over[k] = strip->stream[first + k]->over;
+		lanes_load(&lanes[k], strip->stream[k]);
+		end[k] = strip->stream[k]->end;
+		classes[k] = strip->classes[k];
 	}
 	for (size_t at = 0; at < (size_t)strip->tokens * LANES; at += LANES) {
 #pragma GCC unroll 4
 		for (uint32_t k = 0; k < count; k++) {
-			const uint8_t *end = strip->stream[first + k]->end;
+			vec row[ROW_VECS];
 
-			lanes_step(&lanes[k], strip->table[first + k],
-				   strip->classes[first + k] + at, 0, 0);
-			over[k] |= lanes[k].next > end;
-			lanes[k].next = lanes[k].next > end ? end : lanes[k].next;
+			lanes_step(&lanes[k], &tables[k], row, 0, 0);
+			classes_store(classes[k] + at, row);
+			lanes_hold(&lanes[k], end[k], strip->stream[k]);
 		}
 	}
 #pragma GCC unroll 4
-	for (uint32_t k = 0; k < count; k++) {
-		lanes_store(&lanes[k], strip->stream[first + k]);
-		strip->stream[first + k]->over = over[k];
-	}
+	for (uint32_t k = 0; k < count; k++)
+		lanes_store(&lanes[k], strip->stream[k]);
 }
 
 /* The stream of a partial group alone: its idle lanes are not stepped. */
@@ -92,9 +107,11 @@ static void strip_run_partial(const struct r16_strip *strip, uint32_t k)
 
 	lanes_load(&lanes, stream);
 	for (size_t at = 0; at < (size_t)strip->tokens * LANES; at += LANES) {
-		lanes_step(&lanes, strip->table[k], strip->classes[k] + at, active, 1);
-		stream->over |= lanes.next > stream->end;
-		lanes.next = lanes.next > stream->end ? stream->end : lanes.next;
+		vec classes[ROW_VECS];
+
+		lanes_step(&lanes, &strip->table[k], classes, active, 1);
+		classes_store(strip->classes[k] + at, classes);
+		lanes_hold(&lanes, stream->end, stream);
 	}
 	lanes_store(&lanes, stream);
 }
@@ -110,16 +127,16 @@ void LEVEL(r16_strip)(const struct r16_strip *strip)
 	case 0:
 		break;
 	case 1:
-		strip_run(strip, 0, 1);
+		strip_run(strip, 1);
 		break;
 	case 2:
-		strip_run(strip, 0, 2);
+		strip_run(strip, 2);
 		break;
 	case 3:
-		strip_run(strip, 0, 3);
+		strip_run(strip, 3);
 		break;
 	default:
-		strip_run(strip, 0, 4);
+		strip_run(strip, 4);
 		break;
 	}
 }

@@ -110,46 +110,177 @@ INLINE void row_store(uint8_t *row, uint32_t index, const vecf x[4], const uint8
 		    is_partial);
 }
 
-INLINE void dequantise_run(const struct tile_job *job, const uint8_t dtype, const int is_wide,
-			   const int has_delta, const int is_partial)
+/* What an inner loop has to do; each can do what those before it do, but for LOOKUP and JOIN. */
+enum kind {
+	KIND_LOOKUP1, /* elements straight from symbols below 32, 64, 128 */
+	KIND_LOOKUP2,
+	KIND_LOOKUP3,
+	KIND_PLAIN, /* symbols below 256, no delta */
+	KIND_DELTA,
+	KIND_WIDE, /* any raw bits */
+	KIND_JOIN, /* lossless */
+};
+
+/* Rows of one group. */
+struct maker {
+	struct fields fields;
+#if HAS_LOOKUP
+	struct lookup lookup;
+#endif
+	struct quantiser quantiser;
+	uint8_t upper[16], lower[16]; /* of exponents << 7 */
+};
+
+static enum kind kind_of(const struct tile_job *job)
+{
+	if (job->exponent)
+		return KIND_JOIN;
+	if (job->raw_bits > 4)
+		return KIND_WIDE;
+	if (job->lane->has_delta)
+		return KIND_DELTA;
+#if HAS_LOOKUP
+	if (job->lane->is_uniform && job->raw_bits <= LOOKUP_BITS_MAX)
+		return job->raw_bits < 2 ? KIND_LOOKUP1 : (enum kind)(job->raw_bits - 1);
+#endif
+	return KIND_PLAIN;
+}
+
+INLINE vec bf16_words(vecf x)
+{
+	return v_shr32(v_add32(v_bits(x), v_set32(0x8000)), 16);
+}
+
+#if HAS_LOOKUP
+INLINE void lookup_open(struct lookup *lookup, const struct tile_job *job, const uint32_t bits,
+			const uint8_t dtype)
+{
+	const vecf scale = v_setf(job->lane->scale[0]);
+	const uint32_t middle = 8u << job->raw_bits;
+
+	for (uint32_t i = 0; i < 1u << (bits < 1 ? 1 : bits); i++) {
+		vec n = v_add32(v_iota32(), v_set32(16 * i - middle));
+		vecf x = v_mul(v_float(n), scale);
+
+		lookup_set(lookup, i, dtype == SSV_DTYPE_FP16 ? v_half(x) : bf16_words(x));
+	}
+}
+
+INLINE void lookup_row(const struct maker *m, vec class, const uint8_t *raw, const uint32_t bits,
+		       vec *first, vec *second)
+{
+	const vec upper = v_set32(0xffff0000);
+	vec symbol = v_symbols8(&m->fields, class, raw);
+	vec even = v_lookup16(&m->lookup, symbol, bits);
+	vec odd = v_lookup16(&m->lookup, v_shr16(symbol, 8), bits);
+
+	*first = v_select(upper, v_shl32(odd, 16), even);
+	*second = v_select(upper, odd, v_shr32(even, 16));
+}
+#endif
+
+INLINE void maker_open(struct maker *m, const struct tile_job *job, uint32_t index,
+		       const enum kind kind, const uint8_t dtype)
+{
+	if (kind == KIND_JOIN) {
+		for (uint32_t i = 0; i < 16; i++) {
+			m->upper[i] = job->exponent[i] >> 1;
+			m->lower[i] = (uint8_t)(job->exponent[i] << 7);
+		}
+		return;
+	}
+	fields_open(&m->fields, job->raw_bits);
+#if HAS_LOOKUP
+	if (kind < KIND_PLAIN) {
+		lookup_open(&m->lookup, job, kind + 1u, dtype);
+		return;
+	}
+#endif
+	quantiser_load(&m->quantiser, job, index);
+}
+
+/* One row of a vector's lanes. */
+INLINE void maker_row(struct maker *m, vec class, const uint8_t *raw, uint8_t *row, uint32_t index,
+		      const enum kind kind, const uint8_t dtype, const int is_partial)
+{
+	const vec sign = v_set32(0x80808080);
+	vec even, odd;
+	vecf x[4];
+
+	if (kind == KIND_JOIN) {
+		vec field = v_load(raw + index * VEC_BYTES);
+
+		v_zip8(v_select(sign, v_table16(m->lower, class), field),
+		       v_select(sign, field, v_table16(m->upper, class)), &even, &odd);
+		row16_store(row, index, even, odd, is_partial);
+#if HAS_LOOKUP
+	} else if (kind < KIND_PLAIN) {
+		lookup_row(m, class, raw, kind + 1u, &even, &odd);
+		row16_store(row, index, even, odd, is_partial);
+#endif
+	} else {
+		v_symbols(&m->fields, class, raw, index, kind == KIND_WIDE, &even, &odd);
+		quantiser_step(&m->quantiser, even, odd, kind >= KIND_DELTA, x);
+		row_store(row, index, x, dtype, is_partial);
+	}
+}
+
+INLINE void maker_close(const struct maker *m, const struct tile_job *job, uint32_t index,
+			const enum kind kind)
+{
+	if (kind == KIND_DELTA || kind == KIND_WIDE)
+		quantiser_store(&m->quantiser, job->lane, index);
+}
+
+INLINE void tile_run(const struct tile_job *job, const enum kind kind, const uint8_t dtype,
+		     const int is_partial)
 {
 	const uint32_t raw_bytes = (job->lanes * job->raw_bits + 7) / 8;
-	const uint32_t row_bytes = LANES * (dtype == SSV_DTYPE_FP32 ? 4 : 2);
-	struct fields fields;
 
-	fields_open(&fields, job->raw_bits);
 	for (uint32_t index = 0; index < ROW_VECS; index++) {
 		const uint8_t *classes = job->classes + index * VEC_BYTES, *raw = job->raw;
 		uint8_t *row = job->tile;
-		struct quantiser q;
+		struct maker m;
 
-		quantiser_load(&q, job, index);
+		maker_open(&m, job, index, kind, dtype);
 		for (uint32_t token = 0; token < job->tokens; token++) {
-			vec even, odd;
-			vecf x[4];
-
-			v_symbols(&fields, classes, raw, index, is_wide, &even, &odd);
-			quantiser_step(&q, even, odd, has_delta, x);
-			row_store(row, index, x, dtype, is_partial);
+			maker_row(&m, v_load(classes), raw, row, index, kind, dtype, is_partial);
 			classes += LANES;
 			raw += raw_bytes;
-			row += row_bytes;
+			row += LANES * (dtype == SSV_DTYPE_FP32 ? 4 : 2);
 		}
-		if (has_delta)
-			quantiser_store(&q, job->lane, index);
+		maker_close(&m, job, index, kind);
 	}
 }
 
 INLINE void dequantise_dtype(const struct tile_job *job, const uint8_t dtype)
 {
-	if (job->lanes < LANES)
-		dequantise_run(job, dtype, 1, 1, 1);
-	else if (job->raw_bits > 4)
-		dequantise_run(job, dtype, 1, 1, 0);
-	else if (job->lane->has_delta)
-		dequantise_run(job, dtype, 0, 1, 0);
-	else
-		dequantise_run(job, dtype, 0, 0, 0);
+	if (job->lanes < LANES) {
+		tile_run(job, KIND_WIDE, dtype, 1);
+		return;
+	}
+	switch (kind_of(job)) {
+#if HAS_LOOKUP
+	case KIND_LOOKUP1:
+		tile_run(job, dtype == SSV_DTYPE_FP32 ? KIND_PLAIN : KIND_LOOKUP1, dtype, 0);
+		break;
+	case KIND_LOOKUP2:
+		tile_run(job, dtype == SSV_DTYPE_FP32 ? KIND_PLAIN : KIND_LOOKUP2, dtype, 0);
+		break;
+	case KIND_LOOKUP3:
+		tile_run(job, dtype == SSV_DTYPE_FP32 ? KIND_PLAIN : KIND_LOOKUP3, dtype, 0);
+		break;
+#endif
+	case KIND_WIDE:
+		tile_run(job, KIND_WIDE, dtype, 0);
+		break;
+	case KIND_DELTA:
+		tile_run(job, KIND_DELTA, dtype, 0);
+		break;
+	default:
+		tile_run(job, KIND_PLAIN, dtype, 0);
+		break;
+	}
 }
 
 void LEVEL(dequantise)(const struct tile_job *job)
@@ -173,37 +304,12 @@ void LEVEL(dequantise)(const struct tile_job *job)
 	}
 }
 
-/* bf16: exponent << 7 between the sign and the mantissa of the raw byte. */
-INLINE void join_run(const struct tile_job *job, const int is_partial)
-{
-	const vec sign = v_set32(0x80808080);
-	uint8_t upper[16], lower[16];
-
-	for (uint32_t i = 0; i < 16; i++) {
-		upper[i] = job->exponent[i] >> 1;
-		lower[i] = (uint8_t)(job->exponent[i] << 7);
-	}
-	for (uint32_t token = 0; token < job->tokens; token++) {
-		const uint8_t *raw = job->raw + (size_t)token * job->lanes;
-		uint8_t *row = job->tile + (size_t)token * LANES * 2;
-
-		for (uint32_t index = 0; index < ROW_VECS; index++) {
-			vec class = v_load(job->classes + token * LANES + index * VEC_BYTES);
-			vec field = v_load(raw + index * VEC_BYTES), first, second;
-
-			v_zip8(v_select(sign, v_table16(lower, class), field),
-			       v_select(sign, field, v_table16(upper, class)), &first, &second);
-			row16_store(row, index, first, second, is_partial);
-		}
-	}
-}
-
 void LEVEL(join)(const struct tile_job *job)
 {
 	if (job->dtype != SSV_DTYPE_BF16)
 		scalar_join(job);
 	else if (job->lanes == LANES)
-		join_run(job, 0);
+		tile_run(job, KIND_JOIN, SSV_DTYPE_BF16, 0);
 	else
-		join_run(job, 1);
+		tile_run(job, KIND_JOIN, SSV_DTYPE_BF16, 1);
 }
