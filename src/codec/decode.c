@@ -17,7 +17,8 @@
 
 #define STRIP_TOKENS     32u /* of elements of 2 bytes and more: a cache line of a channel */
 #define FUSED_TOKENS     16u
-#define COLUMN_BYTES_MAX 8u /* longest run that a transposed layout repeats */
+#define FUSED_SKEW       2048u /* so that loads of one buffer do not look like stores to the other */
+#define COLUMN_BYTES_MAX 8u    /* longest run that a transposed layout repeats */
 
 /* One group of the current round. */
 struct group_work {
@@ -335,7 +336,8 @@ static void round_fused(struct tensor_work *w, struct class_strips *strips)
 	}
 	for (uint32_t t = 0; t < w->r->tokens; t += tokens) {
 		tokens = (uint32_t)u64_min(FUSED_TOKENS, w->r->tokens - t);
-		fused.rows = rows + t / FUSED_TOKENS % 2 * FUSED_TOKENS * FUSED_ROW_BYTES;
+		fused.rows =
+		    rows + t / FUSED_TOKENS % 2 * (FUSED_TOKENS * FUSED_ROW_BYTES + FUSED_SKEW);
 		strips_fused(strips, &fused, tokens);
 		for (uint32_t i = 0; i < strips->groups_count; i++) {
 			w->group[i].rows = fused.rows + i * FUSED_GROUP_BYTES;
