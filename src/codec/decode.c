@@ -12,6 +12,7 @@
 
 #include "base/bytes.h"
 #include "codec/reader.h"
+#include "codec/scalar.h"
 #include "codec/strips.h"
 #include "codec/symbols.h"
 
@@ -314,7 +315,7 @@ static void group_strip(const struct tensor_work *w, struct group_work *g, uint8
  * is made? */
 static int round_is_fused(const struct tensor_work *w, const struct class_strips *strips)
 {
-	if (!w->r->kernels->fused || !strips->streams_count || !w->has_lines)
+	if (w->r->kernels->fused == scalar_fused || !strips->streams_count || !w->has_lines)
 		return 0;
 	for (uint32_t i = 0; i < strips->groups_count; i++)
 		if (w->group[i].write.run_bytes != LANES * 2 ||

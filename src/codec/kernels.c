@@ -24,6 +24,7 @@ const struct kernels kernels_scalar = {
 
     .r16_table = scalar_r16_table,
     .r16_strip = scalar_r16_strip,
+    .fused = scalar_fused,
     .dequantise = scalar_dequantise,
     .join = scalar_join,
     .write = scalar_write,
@@ -60,12 +61,13 @@ static const struct kernels kernels_avx512 = {
 static const struct kernels kernels_avx2 = {
     .name = "avx2",
 
-    .r16_table = scalar_r16_table,
-    .r16_strip = scalar_r16_strip,
-    .dequantise = scalar_dequantise,
-    .join = scalar_join,
-    .write = scalar_write,
-    .write_end = scalar_write_end,
+    .r16_table = avx2_r16_table,
+    .r16_strip = avx2_r16_strip,
+    .fused = scalar_fused,
+    .dequantise = avx2_dequantise,
+    .join = avx2_join,
+    .write = avx2_write,
+    .write_end = avx2_write_end,
 
     .r16_encode = scalar_r16_encode,
     .split = scalar_split,
@@ -87,7 +89,8 @@ static int avx512_runs(void)
 static int avx2_runs(void)
 {
 	return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi") &&
-	       __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("popcnt");
+	       __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("popcnt") &&
+	       __builtin_cpu_supports("f16c");
 }
 #elif defined(__aarch64__)
 static const struct kernels kernels_neon = {
@@ -95,6 +98,7 @@ static const struct kernels kernels_neon = {
 
     .r16_table = scalar_r16_table,
     .r16_strip = scalar_r16_strip,
+    .fused = scalar_fused,
     .dequantise = scalar_dequantise,
     .join = scalar_join,
     .write = scalar_write,

@@ -185,7 +185,8 @@ struct kernels {
 	/* -EBADMSG: frequencies that do not sum to 256. */
 	SSV_MUST_CHECK int (*r16_table)(struct r16_table *table, const uint8_t frequency[16]);
 	void (*r16_strip)(const struct r16_strip *strip);
-	void (*fused)(const struct fused_strip *strip); /* NULL: not faster than in parts */
+	/* scalar_fused: this level does it in parts. */
+	void (*fused)(const struct fused_strip *strip);
 	void (*dequantise)(const struct tile_job *job);
 	void (*join)(const struct tile_job *job); /* lossless: exponent, sign and mantissa */
 	void (*write)(const struct write_job *job);

@@ -11,6 +11,7 @@
 SSV_MUST_CHECK int scalar_r16_table(struct r16_table *table, const uint8_t frequency[16]);
 void scalar_r16_strip(const struct r16_strip *strip);
 uint8_t *scalar_r16_encode(const struct r16_encode_job *job);
+void scalar_fused(const struct fused_strip *strip);
 void scalar_dequantise(const struct tile_job *job);
 void scalar_join(const struct tile_job *job);
 void scalar_write(const struct write_job *job);

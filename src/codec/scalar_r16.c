@@ -85,6 +85,12 @@ void scalar_r16_strip(const struct r16_strip *strip)
 			     strip->lanes[k], strip->tokens);
 }
 
+void scalar_fused(const struct fused_strip *strip)
+{
+	(void)strip;
+	ssv_assert(!"this level decodes in parts");
+}
+
 /* By symbol: what one encoding step needs. reciprocal = ceil(2^24 / f), exact for states < 2^16. */
 struct symbol_table {
 	struct {

@@ -116,6 +116,12 @@ INLINE vec v_half(vecf a)
 	return _mm512_cvtepu16_epi32(_mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
 }
 
+/* Upper halves of a's words to the lower ones, those of b stay where they are. */
+INLINE vec v_uppers(vec a, vec b)
+{
+	return v_select(_mm512_set1_epi32((int)0xffff0000), b, _mm512_srli_epi32(a, 16));
+}
+
 /* Bytes of a table of 16, by index below 16. */
 INLINE vec v_table16(const uint8_t table[16], vec index)
 {

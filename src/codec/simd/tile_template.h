@@ -91,7 +91,7 @@ INLINE void row32_store(uint8_t *row, uint32_t index, const vecf x[4])
 INLINE void row_store(uint8_t *row, uint32_t index, const vecf x[4], const uint8_t dtype,
 		      const int is_partial)
 {
-	const vec upper = v_set32(0xffff0000), round = v_set32(0x8000);
+	const vec round = v_set32(0x8000);
 
 	if (dtype == SSV_DTYPE_FP32) {
 		row32_store(row, index, x);
@@ -102,12 +102,9 @@ INLINE void row_store(uint8_t *row, uint32_t index, const vecf x[4], const uint8
 			    v_or(v_half(x[2]), v_shl32(v_half(x[3]), 16)), is_partial);
 		return;
 	}
-	row16_store(row, index,
-		    v_select(upper, v_add32(v_bits(x[1]), round),
-			     v_shr32(v_add32(v_bits(x[0]), round), 16)),
-		    v_select(upper, v_add32(v_bits(x[3]), round),
-			     v_shr32(v_add32(v_bits(x[2]), round), 16)),
-		    is_partial);
+	row16_store(
+	    row, index, v_uppers(v_add32(v_bits(x[0]), round), v_add32(v_bits(x[1]), round)),
+	    v_uppers(v_add32(v_bits(x[2]), round), v_add32(v_bits(x[3]), round)), is_partial);
 }
 
 /* What an inner loop has to do; each can do what those before it do, but for LOOKUP and JOIN. */
@@ -190,6 +187,7 @@ INLINE void maker_open(struct maker *m, const struct tile_job *job, uint32_t ind
 		return;
 	}
 	fields_open(&m->fields, job->raw_bits);
+	(void)dtype;
 #if HAS_LOOKUP
 	if (kind < KIND_PLAIN) {
 		lookup_open(&m->lookup, job, kind + 1u, dtype);
