@@ -140,6 +140,8 @@ static inline void trace_put(struct trace *trace, const struct trace_event *even
 	if (!trace->slots)
 		return;
 	words = trace->slots[head & (trace->slots_count - 1)].words;
+	/* The ring is longer than the cache: have the next lines here before they are written. */
+	__builtin_prefetch(&trace->slots[(head + 4) & (trace->slots_count - 1)], 1);
 	trace_word_put(&words[0], event->start_ns);
 	trace_word_put(&words[1], event->span);
 	trace_word_put(&words[2], third);

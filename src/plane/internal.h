@@ -316,6 +316,7 @@ struct worker {
 	uint8_t decoding;   /* OVERLAP_NONE: what the lanes hold is being decoded */
 	uint8_t work_stage; /* enum stage: what is being done */
 	uint64_t work_ns;   /* since when */
+	uint64_t latest_ns; /* the latest time that was read */
 	struct path_subject work;
 	uint8_t reported; /* pushed to the outbox in this step */
 };
@@ -508,7 +509,7 @@ void worker_destroy(struct worker *worker);
 void worker_report(struct worker *worker, uint32_t task, enum message_kind kind);
 void worker_op_begin(struct worker *worker, struct worker_op *op, uint64_t now_ns);
 void worker_op_cancel(struct worker_op *op);
-uint64_t worker_now(const struct worker *worker); /* finer than step_ns where there is a clock */
+uint64_t worker_now(struct worker *worker); /* finer than step_ns where there is a clock */
 struct path_subject task_subject(const struct task *task, uint32_t place);
 void worker_submit_job(struct worker *worker, struct deliver_job *job);
 int worker_poll_delivered(struct worker *worker);

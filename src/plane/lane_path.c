@@ -20,7 +20,7 @@ void lane_price_waits(struct worker *worker, struct lane *lane)
 {
 	const struct task *task = &worker->tasks[lane->task];
 	const struct path_subject subject = task_subject(task, lane->index);
-	const uint64_t now_ns = worker_now(worker); /* not before this lane's last chunk ended */
+	const uint64_t now_ns = worker->latest_ns; /* not before this lane's last chunk ended */
 	const uint64_t slots_ns = task->slots_ns ? task->slots_ns : now_ns;
 
 	path_stage(&worker->path, STAGE_WAIT_LANE, task->queued_ns, slots_ns, &subject);

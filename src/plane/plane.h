@@ -60,7 +60,7 @@ struct plane_config {
 	int (*open_store)(void *context, uint32_t worker, const struct store_config *config,
 			  struct store **ret_store, char *error);
 	void *open_store_context;
-	/* A finer clock for the times of stages; NULL: a unit of work ends with the next step. */
+	/* A finer clock, the same as now_ns, to tell receiving from work; NULL: the step's time. */
 	uint64_t (*clock_ns)(void);
 	/* Allocations of the calling thread so far; NULL: not counted. */
 	uint64_t (*allocations)(void);

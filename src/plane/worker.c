@@ -216,9 +216,11 @@ void worker_destroy(struct worker *worker)
 
 /* ---- store operations ----------------------------------------------------------------------- */
 
-uint64_t worker_now(const struct worker *worker)
+uint64_t worker_now(struct worker *worker)
 {
-	return worker->plane->config.clock_ns ? worker->plane->config.clock_ns() : worker->step_ns;
+	if (worker->plane->config.clock_ns)
+		worker->latest_ns = worker->plane->config.clock_ns();
+	return worker->latest_ns;
 }
 
 struct path_subject task_subject(const struct task *task, uint32_t place)
@@ -248,7 +250,7 @@ void worker_op_begin(struct worker *worker, struct worker_op *op, uint64_t now_n
 	if (op->op.kind != STORE_OP_PUT)
 		op->op.value_bytes = 0;
 	op->state = OP_WAITING;
-	op->begun_ns = worker_now(worker);
+	op->begun_ns = worker->latest_ns;
 	worker->ops_waiting++;
 	worker_op_submit(worker, op, now_ns);
 }
@@ -273,7 +275,7 @@ static void worker_op_price(struct worker *worker, const struct worker_op *op)
 	else if (op->holder == HOLDER_CAPTURE)
 		subject = task_subject(&worker->tasks[worker->captures[op->index].task], op->index);
 	subject.value = op->op.value_bytes;
-	path_stage(&worker->path, stages[op->op.kind], op->begun_ns, worker_now(worker), &subject);
+	path_stage(&worker->path, stages[op->op.kind], op->begun_ns, worker->latest_ns, &subject);
 }
 
 static void worker_op_end(struct worker *worker, struct worker_op *op, uint64_t now_ns)
@@ -330,11 +332,9 @@ static int worker_poll_store(struct worker *worker, uint64_t now_ns)
 	uint32_t n = worker->store->ops->poll(worker->store, done, DONE_BATCH, now_ns);
 
 	subject.value = tally_received(tally) - before;
-	worker->work_ns = now_ns;
 	if (subject.value) {
-		worker->work_ns = worker_now(worker);
-		path_stage(&worker->path, STAGE_RECEIVE, now_ns, worker->work_ns, &subject);
-		fetch_watch(worker, worker->work_ns);
+		path_stage(&worker->path, STAGE_RECEIVE, now_ns, worker_now(worker), &subject);
+		fetch_watch(worker, worker->latest_ns);
 	}
 	for (uint32_t i = 0; i < n; i++) {
 		struct worker_op *op = done[i]->owner;
@@ -469,22 +469,13 @@ static int worker_has_jobs_out(const struct worker *worker)
 	return jobs > 0;
 }
 
-/* The unit of work that was begun at work_ns is over. */
+/* The unit of work of the last step is over: it returned 1, so this is the very next moment. */
 static void worker_price(struct worker *worker, uint64_t end_ns)
 {
-	if (worker->work_stage == STAGE_NONE)
-		return;
-	path_stage(&worker->path, worker->work_stage, worker->work_ns, end_ns, &worker->work);
+	if (worker->work_stage != STAGE_NONE)
+		path_stage(&worker->path, worker->work_stage, worker->work_ns, end_ns,
+			   &worker->work);
 	worker->work_stage = STAGE_NONE;
-}
-
-static void worker_unit(struct worker *worker, uint64_t now_ns, int *did)
-{
-	if (!fetch_unit(worker) && !capture_unit(worker, now_ns))
-		return;
-	*did = 1;
-	if (worker->plane->config.clock_ns)
-		worker_price(worker, worker_now(worker));
 }
 
 static void pool_show(struct worker *worker, const struct slots *slots, enum worker_counter free,
@@ -548,11 +539,11 @@ int plane_worker_step(struct plane *plane, uint32_t index, uint64_t now_ns, uint
 
 	tally_use(&worker->path.tally);
 	wake_begin(&worker->wake);
-	worker_price(worker, now_ns); /* without a clock: until the next step */
+	worker_price(worker, now_ns);
 	restarts = path_epoch_begins(&worker->path);
 	if (restarts)
 		worker_restart(worker);
-	worker->step_ns = now_ns;
+	worker->step_ns = worker->latest_ns = now_ns;
 
 	did = worker_take_messages(worker, now_ns);
 	did |= worker_poll_store(worker, now_ns);
@@ -560,7 +551,9 @@ int plane_worker_step(struct plane *plane, uint32_t index, uint64_t now_ns, uint
 	if (worker->ops_waiting)
 		worker_retry_ops(worker, now_ns);
 	did |= fetch_fill_lanes(worker, now_ns);
-	worker_unit(worker, now_ns, &did);
+	worker->work_ns = worker->latest_ns;
+	if (fetch_unit(worker) || capture_unit(worker, now_ns))
+		did = 1;
 	did |= worker_poll_delivered(worker);
 
 	if (worker->reported) {
