@@ -249,6 +249,24 @@ static int fetch_all(struct daemon_bench *b, struct fetch_result *r)
 	return err;
 }
 
+/* A request of each lane that is not counted: an engine's memory is there long before its fetches,
+ * and the daemon takes its pages into its own tables when it first writes them. */
+static int map_pages(struct daemon_bench *b)
+{
+	int err = 0;
+
+	for (uint32_t l = 0; l < b->options->lanes && !err; l++) {
+		b->next = 0;
+		err = submit_next(b, l);
+		if (!err)
+			err = wait_one(b);
+		if (err == -ENOENT || err == -EBADMSG)
+			err = 0; /* counted below */
+	}
+	b->next = 0;
+	return err;
+}
+
 int bench_daemon(const struct daemon_options *options, struct store_io *store,
 		 struct fetch_result *ret_result)
 {
@@ -261,8 +279,10 @@ int bench_daemon(const struct daemon_options *options, struct store_io *store,
 	ret_result->latency_ns = cli_alloc(b.fetches_count * sizeof(*ret_result->latency_ns));
 	ret_result->passed_over = b.passed_over;
 	b.start_ns = cli_alloc(options->lanes * sizeof(*b.start_ns));
+	err = map_pages(&b);
 	begin_ns = clock_now_ns();
-	err = fetch_all(&b, ret_result);
+	if (!err)
+		err = fetch_all(&b, ret_result);
 	ret_result->elapsed_ns = clock_now_ns() - begin_ns;
 	if (err)
 		err = cli_fail(EXIT_UNREACHABLE, "bench fetch: the daemon answers: %s",

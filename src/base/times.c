@@ -23,11 +23,11 @@ void times_subtract(struct times_copy *times, const struct times_copy *before)
 
 static uint64_t bucket_middle(uint32_t bucket)
 {
-	uint32_t bit = (bucket - 1) / 4 + TIMES_FIRST_BIT;
-	uint64_t quarter = (uint64_t)1 << (bit - 2);
+	uint64_t quarter;
 
 	if (bucket == 0)
 		return (uint64_t)1 << (TIMES_FIRST_BIT - 1);
+	quarter = (uint64_t)1 << ((bucket - 1) / 4 + TIMES_FIRST_BIT - 2);
 	return (4 + (bucket - 1) % 4) * quarter + quarter / 2;
 }
 

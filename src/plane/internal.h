@@ -312,11 +312,13 @@ struct worker {
 	uint32_t lane_turn; /* round robin */
 	uint32_t lanes_busy, captures_busy, ops_waiting;
 	uint64_t captures_number;
-	uint64_t step_ns;   /* of the last step */
-	uint8_t decoding;   /* OVERLAP_NONE: what the lanes hold is being decoded */
-	uint8_t work_stage; /* enum stage: what is being done */
-	uint64_t work_ns;   /* since when */
-	uint64_t latest_ns; /* the latest time that was read */
+	uint64_t step_ns;    /* of the last step */
+	uint8_t decoding_on; /* the last unit was a fetch's: there may be more to decode */
+	uint64_t looked_ns;  /* at the store */
+	uint8_t decoding;    /* OVERLAP_NONE: what the lanes hold is being decoded */
+	uint8_t work_stage;  /* enum stage: what is being done */
+	uint64_t work_ns;    /* since when */
+	uint64_t latest_ns;  /* the latest time that was read */
 	struct path_subject work;
 	uint8_t reported; /* pushed to the outbox in this step */
 };

@@ -23,7 +23,7 @@
 
 #define WRITES_MAX 2u /* PUTs a lane */
 #define QUICKS_MAX (LANE_REQUESTS_MAX - RANGE_REQUESTS)
-#define GRACE_NS   (50 * NS_PER_MS)
+#define HOT_ROUNDS 8u /* polls that take from one lane without looking at the others */
 
 static struct redis_store *redis_of(const struct store *store)
 {
@@ -187,11 +187,11 @@ static uint64_t expire(struct redis_store *redis, uint64_t now_ns)
 }
 
 /* A server that goes takes all lanes with it, but they tell one after another. A second attempt
- * must not be spent on one that is dead already: it waits for a sign of life, or GRACE_NS. */
+ * must not be spent on one that is dead already: it waits for a sign of life, or REDIS_GRACE_NS. */
 static bool is_alive(const struct redis_store *redis, const struct lane *lane, uint64_t now_ns)
 {
 	return lane->up_ns > redis->lost_ns || lane->heard_ns > redis->lost_ns ||
-	       now_ns >= redis->lost_ns + GRACE_NS;
+	       now_ns >= redis->lost_ns + REDIS_GRACE_NS;
 }
 
 /* A GET is begun when all pieces of the one before it have been asked for. */
@@ -327,8 +327,8 @@ uint64_t redis_settle(struct redis_store *redis, uint64_t now_ns)
 	for (i = 0; i < redis->lanes_count; i++)
 		next_ns = u64_min(next_ns, lane_next_ns(redis, &redis->lanes[i]));
 	for (i = 0; i < LANE_ROLES; i++) {
-		if (redis->again[i].first && now_ns < redis->lost_ns + GRACE_NS)
-			next_ns = u64_min(next_ns, redis->lost_ns + GRACE_NS);
+		if (redis->again[i].first && now_ns < redis->lost_ns + REDIS_GRACE_NS)
+			next_ns = u64_min(next_ns, redis->lost_ns + REDIS_GRACE_NS);
 	}
 	return next_ns;
 }
@@ -366,8 +366,31 @@ static void step_io(struct redis_store *redis, uint64_t now_ns)
 	tally_add(TALLY_CALL_POLL, 1);
 	if (poll(fds, n, 0) <= 0)
 		return;
-	for (i = 0; i < n; i++)
-		lane_step_io(redis, &redis->lanes[indices[i]], fds[i].revents, now_ns);
+	/* One lane's value at a time: what comes behind it waits in the kernel, where it is as well
+	 * off. Another one is the first each time, so that none is forgotten. */
+	redis->turn++;
+	for (i = 0; i < n && !redis->more; i++) {
+		uint32_t k = (redis->turn + i) % n;
+
+		redis->hot = indices[k];
+		lane_step_io(redis, &redis->lanes[redis->hot], fds[k].revents, now_ns);
+	}
+}
+
+/* A lane that had more than could be taken has it still: it need not be asked for. For some rounds;
+ * then all are looked at. */
+static bool step_hot(struct redis_store *redis, uint64_t now_ns)
+{
+	struct lane *lane = &redis->lanes[redis->hot];
+
+	if (!redis->more || lane->state != LANE_UP || redis->hot_rounds == HOT_ROUNDS) {
+		redis->hot_rounds = 0;
+		return false;
+	}
+	redis->hot_rounds++;
+	redis->more = false;
+	lane_step_io(redis, lane, POLLIN, now_ns);
+	return redis->more;
 }
 
 static uint32_t redis_poll(struct store *store, struct store_op **done, uint32_t max,
@@ -378,7 +401,8 @@ static uint32_t redis_poll(struct store *store, struct store_op **done, uint32_t
 	uint32_t n;
 
 	/* Bytes first: when the caller was away for long, the answer may be here already. */
-	step_io(redis, now_ns);
+	if (!step_hot(redis, now_ns))
+		step_io(redis, now_ns);
 	next_ns = redis_settle(redis, now_ns);
 	n = op_queue_take(&redis->done, done, max);
 	redis->held -= n;

@@ -5,6 +5,7 @@
  *	redis.c         one server: queues, which lane gets which operation, deadlines
  *	redis_options.c options, log-in
  *	redis_lane.c    one connection: connect, log in, send, receive, time-outs
+ *	redis_receive.c receiving: values into their places, the rest to the reader of replies
  *	redis_range.c   a long value in pieces
  *	redis_reply.c   what a reply means for the operation it answers
  *	redis_probe.c   control path: is the server there, does it let us in, listing keys
@@ -20,6 +21,7 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
+#include "base/clock.h"
 #include "store/queue.h"
 #include "store/resp.h"
 #include "store/store.h"
@@ -35,6 +37,7 @@
 #define LANE_COMMAND_MAX    256u /* a command without its value */
 #define LANE_HEAD_BYTES     2048u
 #define LANE_SCRATCH_BYTES  (64 * KIB)
+#define REDIS_GRACE_NS      (50 * NS_PER_MS) /* after a loss: the other lanes may be lost too */
 #define LANE_DRAIN_MAX      (4 * MIB) /* more of an unwanted value: a new connection is quicker */
 
 enum lane_role {
@@ -99,7 +102,7 @@ struct lane {
 	uint64_t retry_ns, backoff_ns;
 	uint64_t up_ns;       /* since when it is up */
 	uint64_t progress_ns; /* last byte moved, or begin of the step */
-	uint64_t heard_ns;    /* last byte received */
+	uint64_t heard_ns;    /* last found empty and open: nothing sent before is left */
 
 	struct lane_request requests[LANE_REQUESTS_MAX]; /* ring */
 	uint32_t first, count;
@@ -110,6 +113,7 @@ struct lane {
 
 	struct resp_reader reader;
 	uint32_t watched;  /* events that the owner's epoll knows of this connection; 0: none */
+	int wake_bytes;    /* as many make the connection readable */
 	bool in_map;       /* the bulk string being read belongs to the front request's map */
 	bool in_value;     /* the bulk string being read is the front GET's value */
 	uint64_t value_at; /* position in it */
@@ -158,6 +162,8 @@ struct redis_store {
 	struct op_queue done;
 	uint64_t lost_ns; /* when a lane that was up was lost last */
 	bool more;        /* the last poll stopped at its budget */
+	uint32_t hot;     /* the lane where it did */
+	uint32_t hot_rounds, turn;
 	uint64_t next_ns;
 	uint64_t logged_ns; /* at most one line a second */
 	struct store_stats stats;
@@ -232,6 +238,8 @@ void lane_fini(struct lane *lane);
 void lane_step_timers(struct redis_store *redis, struct lane *lane, uint64_t now_ns);
 /* Move bytes after poll(2) said revents. */
 void lane_step_io(struct redis_store *redis, struct lane *lane, short revents, uint64_t now_ns);
+/* Receive a bounded amount; redis->more says that there may be more. */
+void lane_receive(struct redis_store *redis, struct lane *lane, uint64_t now_ns);
 /* Add a request for an operation. The lane is up and has room. */
 void lane_add(struct redis_store *redis, struct lane *lane, struct store_op *op, bool again,
 	      uint64_t now_ns);

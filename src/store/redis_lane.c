@@ -2,12 +2,10 @@
 /*
  * redis_lane.c - one connection of a redis: store.
  *
- * A value goes from the socket into its place: only the bytes that came together with a reply's
- * header are copied, and with the rest the next header is read in the same call. What an operation
- * lent (op->data) is touched only while the operation stands in a request: lane_withdraw() and
- * lane_drop() are the two ways out.
+ * What an operation lent (op->data) is touched only while the operation stands in a request:
+ * lane_withdraw() and lane_drop() are the two ways out. Receiving is redis_receive.c's.
  *
- * Bound: a step moves at most STEP_BYTES in each direction.
+ * Bound: a step sends at most STEP_BYTES.
  */
 #include <errno.h>
 #include <netinet/in.h>
@@ -24,7 +22,6 @@
 
 #define STEP_BYTES     MIB
 #define SEND_PIECES    16
-#define VALUE_HEAD     64 /* read for a value's header: little is copied then */
 #define BACKOFF_MIN_NS (10 * NS_PER_MS)
 #define STABLE_NS      NS_PER_S /* a lane that was up so long begins with a short backoff again */
 
@@ -319,6 +316,7 @@ static void lane_connect(struct redis_store *redis, struct lane *lane, uint64_t 
 	lane->head_at = lane->head_bytes = 0;
 	lane->in_value = lane->in_map = false;
 	lane->watched = 0;
+	lane->wake_bytes = 1;
 	lane->progress_ns = now_ns;
 	lane->state = LANE_CONNECTING;
 	if (!connect(lane->fd, (const struct sockaddr *)&to->address, to->bytes))
@@ -357,6 +355,9 @@ uint64_t lane_next_ns(const struct redis_store *redis, const struct lane *lane)
 
 void lane_step_timers(struct redis_store *redis, struct lane *lane, uint64_t now_ns)
 {
+	/* A slow link may have brought less than what wakes up. */
+	if (now_ns >= give_up_ns(redis, lane) && lane->wake_bytes > 1)
+		lane_receive(redis, lane, now_ns);
 	if (now_ns >= give_up_ns(redis, lane))
 		lane_drop(redis, lane, -ETIMEDOUT,
 			  lane->state == LANE_UP ? "no answer" : "no connection in time", now_ns);
@@ -451,104 +452,7 @@ void lane_send(struct redis_store *redis, struct lane *lane, uint64_t now_ns)
 	pop_withdrawn(lane);
 }
 
-/* ---- receiving ------------------------------------------------------------------------------ */
-
-/* Use up what stands in head. 0, or why the lane must be dropped. */
-static int take_head(struct redis_store *redis, struct lane *lane, uint64_t now_ns)
-{
-	while (lane->head_at < lane->head_bytes) {
-		struct resp_item item = {0};
-		size_t used;
-		int got = resp_read(&lane->reader, lane->head + lane->head_at,
-				    lane->head_bytes - lane->head_at, &used, &item);
-		int err;
-
-		if (got < 0)
-			return got;
-		lane->head_at += (uint32_t)used;
-		if (!got)
-			break;
-		err = lane_take_item(redis, lane, &item, now_ns);
-		if (err || lane->state == LANE_CLOSED)
-			return err;
-	}
-	lane->head_at = lane->head_bytes = 0;
-	return 0;
-}
-
-/* Does the next reply bring a part of a value? Then little is read with its header. */
-static bool lane_awaits_value(struct lane *lane)
-{
-	uint8_t kind = lane->count ? lane_request_at(lane, 0)->kind : REQUEST_HELLO;
-
-	return kind == STORE_OP_GET || kind == REQUEST_PIECE;
-}
-
-/* One recvmsg: the value's next bytes to their place, then what follows it to head. Returns
- * bytes, 0 at the end of the connection, -errno. */
-static ssize_t receive(struct redis_store *redis, struct lane *lane)
-{
-	uint64_t left = resp_payload_left(&lane->reader);
-	uint8_t *place = lane_value_place(lane);
-	bool value_next = lane_awaits_value(lane);
-	struct iovec pieces[2];
-	struct msghdr message = {.msg_iov = pieces};
-	ssize_t n;
-	uint64_t direct;
-
-	if (left) {
-		pieces[0].iov_base = place ? place : redis->scratch;
-		pieces[0].iov_len = u64_min(left, place ? STEP_BYTES : sizeof(redis->scratch));
-		message.msg_iovlen = pieces[0].iov_len == left ? 2 : 1;
-		pieces[1].iov_base = lane->head;
-		pieces[1].iov_len = VALUE_HEAD;
-	} else {
-		pieces[0].iov_base = lane->head;
-		pieces[0].iov_len = value_next ? VALUE_HEAD : sizeof(lane->head);
-		message.msg_iovlen = 1;
-	}
-	tally_add(TALLY_CALL_RECEIVE, 1);
-	n = recvmsg(lane->fd, &message, MSG_DONTWAIT);
-	if (n <= 0)
-		return n < 0 ? -errno : 0;
-	tally_add(TALLY_BYTES_RECEIVED, (uint64_t)n);
-	direct = left ? u64_min((uint64_t)n, pieces[0].iov_len) : 0;
-	if (direct) {
-		int err = lane_take_value(redis, lane, place ? NULL : redis->scratch, direct);
-
-		if (err)
-			return err;
-		resp_payload_taken(&lane->reader, direct);
-	}
-	lane->head_bytes = (uint32_t)((uint64_t)n - direct);
-	return n;
-}
-
-static void lane_receive(struct redis_store *redis, struct lane *lane, uint64_t now_ns)
-{
-	uint64_t moved = 0;
-
-	while (moved < STEP_BYTES) {
-		ssize_t n = receive(redis, lane);
-		int err;
-
-		if (n == -EAGAIN || n == -EINTR)
-			return;
-		if (n <= 0) {
-			lane_drop(redis, lane, -ENOTCONN,
-				  n ? strerror((int)-n) : "closed by the server", now_ns);
-			return;
-		}
-		moved += (uint64_t)n;
-		lane->progress_ns = lane->heard_ns = now_ns;
-		err = take_head(redis, lane, now_ns);
-		if (err && lane->state != LANE_CLOSED)
-			lane_drop(redis, lane, err, strerror(-err), now_ns);
-		if (lane->state == LANE_CLOSED)
-			return;
-	}
-	redis->more = true;
-}
+/* ---- events ---------------------------------------------------------------------------------- */
 
 short lane_events(const struct lane *lane)
 {
