@@ -106,8 +106,9 @@ static void add_store(const struct plane *plane, cJSON *json)
 	cJSON_AddStringToObject(store, "uri", plane->store_text);
 	cJSON_AddStringToObject(store, "scheme", plane->workers[0].store->ops->scheme);
 	for (uint32_t i = 0; i < STORE_COUNTERS_COUNT; i++) {
-		/* What the store as a whole holds is the same for every handle. */
-		int whole = i == STORE_COUNTER_bytes_used || i == STORE_COUNTER_bytes_limit;
+		/* What the store as a whole has is the same for every handle. */
+		int whole = i == STORE_COUNTER_bytes_used || i == STORE_COUNTER_bytes_limit ||
+			    i == STORE_COUNTER_nodes || i == STORE_COUNTER_nodes_connected;
 		uint64_t sum = 0;
 
 		for (uint32_t k = 0; k < plane->config.workers_count; k++) {

@@ -22,7 +22,7 @@ BUILD = Path(os.environ.get("SHADOWSERVE_BUILD", ROOT / "build" / "release")).re
 SANITIZED = BUILD.name in ("asan", "tsan")
 LIBRARY_BUILD = ROOT / "build" / "release" if SANITIZED else BUILD
 
-sys.path[:0] = [str(HERE), str(ROOT / "python")]
+sys.path[:0] = [str(HERE), str(ROOT / "python"), str(ROOT / "bench")]
 os.environ["SHADOWSERVE_LIBRARY"] = str(LIBRARY_BUILD / "src" / "client" / "libshadowserve.so")
 os.environ.setdefault("SHADOWSERVE_BUILD", str(BUILD))
 
