@@ -5,6 +5,7 @@
 #   make test     every test; ends with "N passed, N failed"      [ONLY=c|sanitizers|neon|static|python|vllm]
 #   make bench    every measurement, docs/benchmarks.md           [PART=name|smoke] [BENCH_ARGS=...]
 #   make bench-page  that page again, from its JSON
+#   make bench-gpu   step times of a GPU engine while KV arrives; bench/gpu/README.md
 #   make fuzz     each SIMD level against the scalar kernels      [SSV_FUZZ_SECONDS=600]
 #   make install  library, header, programs                       [PREFIX=/usr/local] [DESTDIR=]
 #   make clean    remove build/ (.venv stays; remove it by hand)
@@ -18,7 +19,7 @@ PYTHON = $(VENV)/bin/python
 
 SSV_FUZZ_SECONDS ?= 600
 
-.PHONY: demo test fuzz bench bench-page install clean build system venv
+.PHONY: demo test fuzz bench bench-page bench-gpu install clean build system venv
 
 build: system
 	@packaging/build.sh build/release
@@ -41,6 +42,10 @@ bench: build venv
 bench-page: venv
 	@packaging/setup_venv.sh $(VENV) bench
 	@$(PYTHON) bench/run.py --page
+
+bench-gpu: build
+	@sh bench/gpu/pack.sh build/gpu-bench
+	@sh build/gpu-bench/bench/gpu/run.sh --out build/bench
 
 install: system
 	@packaging/build.sh build/install --prefix=$(PREFIX) -Dtests=false
