@@ -148,17 +148,18 @@ def slope(points: list[tuple[float, float]]) -> float:
 
 
 def curves(data: dict[str, Any]) -> dict[str, tuple[str, list[tuple[float, float]]]]:
-    """Whole costs by their input: name -> (unit of the input, points)."""
+    """Whole costs by their input: name -> (unit of the input, points). The least of the runs: other
+    work on the machine can only add to one, and would bend the curves."""
     found = {}
     for store, rows in data["keys"].items():
-        cost = [(r["keys"], r["keys"] * r["cpu_ns"]["median"]) for r in rows]
+        cost = [(r["keys"], r["keys"] * r["cpu_ns"]["min"]) for r in rows]
         found[f"looking every key up, `{store}:`"] = ("keys", cost)
     cost = [(r["keys"], float(r["resident_kib"])) for r in data["keys"]["memory"]]
     found["memory of `memory:`"] = ("keys", cost)
     for name in ("lookup", "fetch"):
-        cost = [(r["chunks"], r[f"{name}_cpu_ns"]["median"]) for r in data["chunks"]]
+        cost = [(r["chunks"], r[f"{name}_cpu_ns"]["min"]) for r in data["chunks"]]
         found[f"a {name} of so many chunks, daemon"] = ("chunks", cost)
-    cost = [(r["sessions"], r["sessions"] * r["cpu_ns"]["median"]) for r in data["sessions"]]
+    cost = [(r["sessions"], r["sessions"] * r["cpu_ns"]["min"]) for r in data["sessions"]]
     found["a fetch by every session, daemon"] = ("sessions", cost)
     cost = [(r["sessions"], float(r["resident_kib"])) for r in data["sessions"]]
     found["memory of the daemon"] = ("sessions", cost)
@@ -178,13 +179,13 @@ def tables(data: dict[str, Any]) -> str:
     rows = []
     for name, (unit, points) in curves(data).items():
         whole, top = slope(points), slope(upper(points))
-        verdict = "no" if top <= GROWTH_MAX else "YES"
+        verdict = "no" if top <= GROWTH_MAX else "yes"
         span = f"{points[0][0]:,} to {points[-1][0]:,} {unit}"
         rows.append((name, span, f"{whole:.2f}", f"{top:.2f}", verdict))
     text = [
-        "The exponent e of cost ~ n^e, over all n and over the upper half of them; 1 is in "
-        f"proportion. *Faster than its input* is an upper exponent beyond {GROWTH_MAX:g}: what "
-        "does not fit the processor's caches costs a little more each.\n",
+        "The exponent e of cost ~ n^e (least of the runs), over all n and over the upper half of "
+        f"them; 1 is in proportion. *Faster than its input* is an upper exponent beyond "
+        f"{GROWTH_MAX:g}: what does not fit the processor's caches costs a little more each.\n",
         table(("cost", "input n", "e", "e, upper half", "faster than its input"), rows),
         "One look-up, microseconds of the worker's processor time / of wall time:\n",
     ]

@@ -112,3 +112,7 @@ def test_the_published_page_belongs_to_the_published_results(tmp_path: Path) -> 
         result = page.load(page.DATA, name)
         assert result and not result["quick"], f"{name}: a smoke run was published"
         assert page.origin(result) in page.PAGE.read_text(), "run make bench-page"
+        if "data" in result:
+            part_module = page.module(name)
+            assert part_module.tables(result["data"]).strip()
+            assert all(row.measured or row.note for row in part_module.figures(result["data"]))
