@@ -152,6 +152,32 @@ INLINE void v_zip8(vec l, vec h, vec *even, vec *odd)
 	*odd = _mm256_castps_si256(_mm256_shuffle_ps(low, high, 0xdd));
 }
 
+/* Words [row][column] to [column][row]. */
+INLINE void v_transpose(vec rows[8])
+{
+	vec t[8];
+
+#pragma GCC unroll 4
+	for (uint32_t i = 0; i < 8; i += 2) {
+		t[i] = _mm256_unpacklo_epi32(rows[i], rows[i + 1]);
+		t[i + 1] = _mm256_unpackhi_epi32(rows[i], rows[i + 1]);
+	}
+#pragma GCC unroll 2
+	for (uint32_t i = 0; i < 8; i += 4) {
+		rows[i] = _mm256_unpacklo_epi64(t[i], t[i + 2]);
+		rows[i + 1] = _mm256_unpackhi_epi64(t[i], t[i + 2]);
+		rows[i + 2] = _mm256_unpacklo_epi64(t[i + 1], t[i + 3]);
+		rows[i + 3] = _mm256_unpackhi_epi64(t[i + 1], t[i + 3]);
+	}
+#pragma GCC unroll 4
+	for (uint32_t c = 0; c < 4; c++) {
+		vec upper = _mm256_permute2x128_si256(rows[c], rows[4 + c], 0x31);
+
+		rows[c] = _mm256_permute2x128_si256(rows[c], rows[4 + c], 0x20);
+		rows[4 + c] = upper;
+	}
+}
+
 /* ---- r16 ---- */
 
 #define R16_NEEDS_SYMBOL 0

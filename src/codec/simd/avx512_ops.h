@@ -152,6 +152,40 @@ INLINE void v_zip8(vec l, vec h, vec *even, vec *odd)
 	    _mm512_shuffle_ps(_mm512_castsi512_ps(low), _mm512_castsi512_ps(high), 0xdd));
 }
 
+/* Words [row][column] to [column][row]. */
+INLINE void v_transpose(vec rows[16])
+{
+	vec t[16];
+
+#pragma GCC unroll 8
+	for (uint32_t i = 0; i < 16; i += 2) {
+		t[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
+		t[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
+	}
+#pragma GCC unroll 4
+	for (uint32_t i = 0; i < 16; i += 4) {
+		rows[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
+		rows[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+		rows[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
+		rows[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+	}
+	/* rows[4 r + c] has columns c, 4 + c, 8 + c, 12 + c of four rows */
+#pragma GCC unroll 4
+	for (uint32_t c = 0; c < 4; c++) {
+		t[c] = _mm512_shuffle_i32x4(rows[c], rows[4 + c], 0x88);
+		t[4 + c] = _mm512_shuffle_i32x4(rows[c], rows[4 + c], 0xdd);
+		t[8 + c] = _mm512_shuffle_i32x4(rows[8 + c], rows[12 + c], 0x88);
+		t[12 + c] = _mm512_shuffle_i32x4(rows[8 + c], rows[12 + c], 0xdd);
+	}
+#pragma GCC unroll 4
+	for (uint32_t c = 0; c < 4; c++) {
+		rows[c] = _mm512_shuffle_i32x4(t[c], t[8 + c], 0x88);
+		rows[4 + c] = _mm512_shuffle_i32x4(t[4 + c], t[12 + c], 0x88);
+		rows[8 + c] = _mm512_shuffle_i32x4(t[c], t[8 + c], 0xdd);
+		rows[12 + c] = _mm512_shuffle_i32x4(t[4 + c], t[12 + c], 0xdd);
+	}
+}
+
 /* ---- r16 ---- */
 
 #define R16_NEEDS_SYMBOL 1
