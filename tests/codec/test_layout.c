@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * test_layout.c - decoding writes each wanted element to token[t] + channel[c] and nothing else,
- * whatever the layout: rows, runs of a head, transposed blocks, scattered channels.
+ * whatever the layout: rows, runs of a head, transposed blocks, AMX tiles, scattered channels; with
+ * every table of kernels that this machine runs.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -10,10 +11,13 @@
 
 #include <cmocka.h>
 
+#include "codec/kernels.h"
 #include "craft.h"
 
-#define BLOCK_TOKENS 16u
-#define FILL         0xcc
+#define BLOCK_TOKENS  16u /* of wanted and other tokens */
+#define LAYOUTS_COUNT 5u
+#define FILL          0xcc
+#define GUARD         128u
 
 /* A layout: where element (t, c) of a tensor lies in a region of `bytes`. */
 struct layout {
@@ -24,15 +28,37 @@ struct layout {
 };
 
 /* [block][channel][token in block]: what vLLM's CPU kernels use for K. */
-static void layout_transposed(struct layout *l, uint32_t tokens, uint32_t channels, uint32_t e)
+static void layout_transposed(struct layout *l, uint32_t tokens, uint32_t channels, uint32_t e,
+			      uint32_t block)
 {
 	for (uint32_t t = 0; t < tokens; t++)
-		l->token[t] = (uint64_t)(t / BLOCK_TOKENS) * channels * BLOCK_TOKENS * e +
-			      t % BLOCK_TOKENS * e;
+		l->token[t] = (uint64_t)(t / block) * channels * block * e + t % block * e;
 	for (uint32_t c = 0; c < channels; c++)
-		l->channel[c] = c * BLOCK_TOKENS * e;
+		l->channel[c] = c * block * e;
 	l->run_channels = 1;
 	l->token_stride = e;
+}
+
+/* [block][16 tokens][pair of channels][token][2]: K of AMX tiles, for even channels. */
+static void layout_tiles(struct layout *l, uint32_t tokens, uint32_t channels, uint32_t e)
+{
+	for (uint32_t t = 0; t < tokens; t++)
+		l->token[t] = ((uint64_t)(t / 16) * (channels + 1) / 2 * 16 + t % 16) * 2 * e;
+	for (uint32_t c = 0; c < channels; c++)
+		l->channel[c] = (c / 2 * 32 + c % 2) * e;
+	l->run_channels = channels % 2 ? 1 : 2;
+	l->token_stride = 0;
+}
+
+/* [token][channel], whole cache lines where a row is some. */
+static void layout_rows(struct layout *l, uint32_t tokens, uint32_t channels, uint32_t e)
+{
+	for (uint32_t t = 0; t < tokens; t++)
+		l->token[t] = (uint64_t)t * channels * e;
+	for (uint32_t c = 0; c < channels; c++)
+		l->channel[c] = c * e;
+	l->run_channels = channels;
+	l->token_stride = 0;
 }
 
 /* [head][token][dim], blocks in reverse. */
@@ -64,12 +90,16 @@ static void choose_layout(struct layout *l, uint32_t kind, const struct chunk_sh
 	uint32_t channels = part_channels(&shape->parts[part]);
 	uint32_t element = dtype_bytes(shape->dtype);
 
-	if (kind == 0)
-		layout_transposed(l, shape->tokens, channels, element);
-	else if (kind == 1)
+	if (kind % LAYOUTS_COUNT == 0)
+		layout_transposed(l, shape->tokens, channels, element, 16u << kind % 4);
+	else if (kind % LAYOUTS_COUNT == 1)
 		layout_heads(l, shape->tokens, channels, element, shape->parts[part].dim);
-	else
+	else if (kind % LAYOUTS_COUNT == 2)
 		layout_pairs(l, shape->tokens, channels, element);
+	else if (kind % LAYOUTS_COUNT == 3)
+		layout_tiles(l, shape->tokens, channels, element);
+	else
+		layout_rows(l, shape->tokens, channels, element);
 	l->bytes = 0;
 	for (uint32_t t = 0; t < shape->tokens; t++)
 		for (uint32_t c = 0; c < channels; c++)
@@ -83,7 +113,7 @@ static void check_entry(struct test_codec *codec, const struct container *contai
 {
 	static struct layout l;
 	const struct chunk_shape *shape = &container->header.shape;
-	uint8_t *token[SSV_CHUNK_TOKENS], *got, *want;
+	uint8_t *token[SSV_CHUNK_TOKENS], *memory, *got, *want;
 	struct container_entry entry;
 	struct tensor_extent extent;
 	enum container_fault fault;
@@ -93,10 +123,11 @@ static void check_entry(struct test_codec *codec, const struct container *contai
 	entry_extent(shape, &entry, 0, &extent);
 	channels = part_channels(&shape->parts[entry.part]);
 	choose_layout(&l, kind, shape, entry.part);
-	got = malloc(l.bytes);
-	want = malloc(l.bytes);
-	memset(got, FILL, l.bytes);
-	memset(want, FILL, l.bytes);
+	/* aligned to a cache line, or not; guards behind */
+	memory = aligned_alloc(CACHE_LINE_BYTES, align_up(l.bytes + GUARD, CACHE_LINE_BYTES));
+	want = malloc(l.bytes + GUARD);
+	got = memory + kind % 3 / 2 * 2 * e;
+	memset(want, FILL, l.bytes + GUARD / 2);
 	for (uint32_t t = 0; t < shape->tokens; t++) {
 		token[t] = wanted[t] ? got + l.token[t] : NULL;
 		for (uint32_t c = extent.channel0;
@@ -104,15 +135,22 @@ static void check_entry(struct test_codec *codec, const struct container *contai
 			memcpy(want + l.token[t] + l.channel[c],
 			       expected + ((size_t)t * channels + c) * e, e);
 	}
-	assert_int_equal(segment_decode(container, index,
-					&(struct decode_target){.token = token,
-								.channel = l.channel,
-								.run_channels = l.run_channels,
-								.token_stride = l.token_stride},
-					codec->scratch, &fault),
-			 0);
-	assert_memory_equal(got, want, l.bytes);
-	free(got);
+	for (uint32_t level = 0; kernels_at(level); level++) {
+		struct decode_target target = {.token = token,
+					       .channel = l.channel,
+					       .run_channels = l.run_channels,
+					       .token_stride = l.token_stride};
+
+		kernels_use(kernels_at(level));
+		memset(got, FILL, l.bytes + GUARD / 2);
+		assert_int_equal(segment_decode(container, index, &target, codec->scratch, &fault),
+				 0);
+		if (memcmp(got, want, l.bytes + GUARD / 2))
+			print_error("kernels %s, layout %u\n", kernels_get()->name, kind);
+		assert_memory_equal(got, want, l.bytes + GUARD / 2);
+	}
+	kernels_use(NULL);
+	free(memory);
 	free(want);
 }
 
@@ -138,7 +176,7 @@ static void check_chunk(struct test_codec *codec, const struct test_chunk *chunk
 
 			wanted[t] = (uint8_t)styles[style];
 		}
-		check_entry(codec, &container, i, random_below(random, 3), expected + offset,
+		check_entry(codec, &container, i, random_below(random, 20), expected + offset,
 			    wanted);
 	}
 }
@@ -146,12 +184,12 @@ static void check_chunk(struct test_codec *codec, const struct test_chunk *chunk
 static void every_layout_gets_its_elements(void **state)
 {
 	struct random random = {test_seed()};
-	static const uint32_t dims[] = {64, 80, 96, 128, 40};
+	static const uint32_t dims[] = {64, 80, 96, 128, 40, 128};
 
 	for (uint32_t i = 0; i < 150; i++) {
 		struct craft craft = {.shape =
 					  test_shape((uint8_t)(i % 5), 2 + random_below(&random, 3),
-						     dims[random_below(&random, 5)],
+						     dims[random_below(&random, 6)],
 						     64 + random_below(&random, 100)),
 				      .codec = SSV_CODEC_R16,
 				      .flags = (uint8_t)(random_below(&random, 8) * TENSOR_DELTA),

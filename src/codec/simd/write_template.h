@@ -64,7 +64,7 @@ INLINE void columns4_block(const struct write_job *job, const uint8_t *in, uint8
 
 /* Columns of 2 bytes: words of two tokens each are made first, then they are columns of 4. */
 INLINE void columns2_block(const struct write_job *job, const uint8_t *in, uint8_t *out,
-			   const uint32_t *place, const uint32_t odd)
+			   const uint32_t *place, uint32_t step, const uint32_t odd)
 {
 	const vec upper = v_set32(0xffff0000);
 	vec rows[VEC_WORDS];
@@ -80,7 +80,7 @@ INLINE void columns2_block(const struct write_job *job, const uint8_t *in, uint8
 	v_transpose(rows);
 #pragma GCC unroll 16
 	for (uint32_t i = 0; i < VEC_WORDS; i++)
-		column_store(out + place[2 * i + odd], rows[i]);
+		column_store(out + place[(2 * i + odd) * step], rows[i]);
 }
 
 /* Tokens that fill vectors of columns; returns how many. */
@@ -102,8 +102,8 @@ INLINE uint32_t columns_write(const struct write_job *job, const uint32_t run_by
 			if (run_bytes == 4) {
 				columns4_block(job, in, out, place, step);
 			} else {
-				columns2_block(job, in, out, place, 0);
-				columns2_block(job, in, out, place, 1);
+				columns2_block(job, in, out, place, step, 0);
+				columns2_block(job, in, out, place, step, 1);
 			}
 		}
 	}
