@@ -96,13 +96,13 @@ static int avx2_runs(void)
 static const struct kernels kernels_neon = {
     .name = "neon",
 
-    .r16_table = scalar_r16_table,
-    .r16_strip = scalar_r16_strip,
+    .r16_table = neon_r16_table,
+    .r16_strip = neon_r16_strip,
     .fused = scalar_fused,
-    .dequantise = scalar_dequantise,
-    .join = scalar_join,
-    .write = scalar_write,
-    .write_end = scalar_write_end,
+    .dequantise = neon_dequantise,
+    .join = neon_join,
+    .write = neon_write,
+    .write_end = neon_write_end,
 
     .r16_encode = scalar_r16_encode,
     .split = scalar_split,

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "codec/simd/decode.h"
+#include "codec/simd/expand.h"
 
 #define LEVEL(name) avx2_##name
 #define VEC_BYTES   32u
@@ -240,9 +241,6 @@ INLINE void v_state(vec f, vec high, vec rest, vec *ret_low, vec *ret_high)
 	*ret_high = v_or(_mm256_srli_epi16(even, 8), _mm256_andnot_si256(bytes, odd));
 }
 
-/* Of 8 lanes: which byte each one that takes one takes, 0x80 for the others. */
-extern const uint64_t avx2_expand[256];
-
 INLINE __m128i expand16(const uint8_t *next, uint32_t mask)
 {
 	const uint8_t *then = next + __builtin_popcount(mask & 0xff);
@@ -250,9 +248,9 @@ INLINE __m128i expand16(const uint8_t *next, uint32_t mask)
 	__m128i high = _mm_loadl_epi64((const __m128i *)(const void *)then);
 
 	low = _mm_shuffle_epi8(
-	    low, _mm_loadl_epi64((const __m128i *)(const void *)&avx2_expand[mask & 0xff]));
+	    low, _mm_loadl_epi64((const __m128i *)(const void *)&expand_lanes[mask & 0xff]));
 	high = _mm_shuffle_epi8(
-	    high, _mm_loadl_epi64((const __m128i *)(const void *)&avx2_expand[mask >> 8]));
+	    high, _mm_loadl_epi64((const __m128i *)(const void *)&expand_lanes[mask >> 8]));
 	return _mm_unpacklo_epi64(low, high);
 }
 
