@@ -220,7 +220,7 @@ static int await_map(struct cluster *cluster, char *error)
 	uint32_t i;
 	int err;
 
-	while (!cluster->maps && !cluster->map_failed && clock_now_ns() < end_ns) {
+	while (!cluster->maps && !cluster_has_no_map(cluster) && clock_now_ns() < end_ns) {
 		(void)cluster_poll(&cluster->store, NULL, 0, clock_now_ns());
 		if (cluster_is_gone(cluster))
 			break;
@@ -235,7 +235,7 @@ static int await_map(struct cluster *cluster, char *error)
 		if (err)
 			return err;
 	}
-	return uri_error(error, cluster->map_failed ? -EPROTO : -ETIMEDOUT,
+	return uri_error(error, cluster->map_failures ? -EPROTO : -ETIMEDOUT,
 			 "store redis+cluster: %s; expected a node of a Redis Cluster, and an "
 			 "account that may use CLUSTER SLOTS",
 			 cluster->trouble[0] ? cluster->trouble : "no map in a second");
@@ -305,7 +305,7 @@ void cluster_route(struct cluster *cluster, struct store_op *op)
 	op->mark &= ~OP_ASKING;
 	if (owner != CLUSTER_NO_NODE) {
 		redis_enqueue(cluster->nodes[owner].redis, op);
-	} else if (!cluster->maps && !cluster->map_failed) {
+	} else if (!cluster->maps && !cluster_has_no_map(cluster)) {
 		op_queue_push(&cluster->homeless, op);
 	} else {
 		cluster_want_map(cluster);

@@ -69,7 +69,7 @@ struct cluster {
 	uint32_t asked;                      /* node, or CLUSTER_NO_NODE: none is asked now */
 	uint32_t ask_next;                   /* where the search for somebody to ask begins */
 	uint64_t maps;                       /* taken over so far */
-	bool map_failed;                     /* nobody gave one that is right since the last */
+	uint32_t map_failures;               /* answers in a row that gave none that is right */
 	char trouble[CLUSTER_TROUBLE_BYTES]; /* why, in the cluster's words or ours */
 
 	struct op_queue homeless, done;
@@ -124,6 +124,12 @@ void cluster_map_item_hook(struct redis_store *redis, const struct resp_item *it
 void cluster_step_map(struct cluster *cluster);
 /* When it has to be called again at the latest. */
 uint64_t cluster_map_next_ns(const struct cluster *cluster);
+
+/* There is no map, and whom the URI names has none. */
+static inline bool cluster_has_no_map(const struct cluster *cluster)
+{
+	return !cluster->maps && cluster->map_failures >= cluster->seeds.count;
+}
 
 /* ---- cluster_redirect.c --------------------------------------------------------------------- */
 

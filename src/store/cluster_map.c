@@ -135,6 +135,22 @@ void cluster_name(const char *host, const struct redis_address *address, char *n
 	(void)snprintf(name, CLUSTER_NAME_MAX, "%.70s:%u", host, port);
 }
 
+/* Names and addresses end up in log lines: nothing but what they are made of. */
+static bool is_host(const char *text, size_t bytes)
+{
+	static const char others[] = ".:-_?";
+	size_t i;
+
+	for (i = 0; i < bytes; i++) {
+		bool letter = (text[i] | 32) >= 'a' && (text[i] | 32) <= 'z';
+
+		if (!letter && !(text[i] >= '0' && text[i] <= '9') &&
+		    !memchr(others, text[i], sizeof(others) - 1))
+			return false;
+	}
+	return bytes < CLUSTER_HOST_MAX;
+}
+
 /* Digits up to a mark; -EPROTO: none, more than five, or another mark behind them. */
 static int read_number(const char **text, char mark, uint32_t *ret_number)
 {
@@ -165,7 +181,7 @@ int cluster_read_redirect(const char *text, struct cluster_redirect *ret_redirec
 	if (!colon)
 		return -EPROTO;
 	bytes = (size_t)(colon - at);
-	if (bytes >= sizeof(ret_redirect->host))
+	if (!is_host(at, bytes))
 		return -EPROTO;
 	memcpy(ret_redirect->host, at, bytes);
 	ret_redirect->host[bytes] = '\0';
@@ -301,9 +317,11 @@ static void take_word(struct cluster_map_reader *reader)
 	else if (reader->word_for == WORD_VALUE && !strcmp(reader->label, "ip"))
 		to = reader->ip;
 	if (to && reader->has_master) {
-		/* One that is too long is nobody's: not "", which would be the teller's own. */
-		reader->word[reader->too_long ? 0 : reader->word_bytes] = '\0';
-		(void)snprintf(to, CLUSTER_HOST_MAX, "%s", reader->too_long ? "?" : reader->word);
+		/* One that is none is nobody's: not "", which would be the teller's own. */
+		bool whole = !reader->too_long && is_host(reader->word, reader->word_bytes);
+
+		reader->word[whole ? reader->word_bytes : 0] = '\0';
+		(void)snprintf(to, CLUSTER_HOST_MAX, "%s", whole ? reader->word : "?");
 	}
 	reader->word_for = WORD_NOTHING;
 }

@@ -225,7 +225,7 @@ bool cluster_describe(const struct cluster *cluster, char *text, size_t text_byt
 			       homeless, CLUSTER_SLOTS);
 	else if (refusing)
 		(void)snprintf(text, text_bytes, "node %s refuses for now", refusing);
-	else if (cluster->map_failed)
+	else if (cluster->map_failures)
 		(void)snprintf(text, text_bytes, "the map cannot be renewed: %s", cluster->trouble);
 	else
 		return false;
@@ -269,8 +269,10 @@ void cluster_step_io(struct cluster *cluster)
 	uint32_t i;
 	int n, k;
 
-	for (i = 0; i < cluster->rows_count; i++)
-		cluster->nodes[i].redis->more = false;
+	for (i = 0; i < cluster->rows_count; i++) {
+		if (cluster->nodes[i].used)
+			cluster->nodes[i].redis->more = false;
+	}
 	tally_add(TALLY_CALL_POLL, 1);
 	n = epoll_wait(cluster->epoll_fd, events, EVENTS_MAX, 0);
 	for (k = 0; k < n; k++) {

@@ -67,7 +67,7 @@ static void take_over(struct cluster *cluster)
 		cluster->owner[i] =
 		    map->owner[i] == CLUSTER_NO_NODE ? CLUSTER_NO_NODE : rows[map->owner[i]];
 	cluster->maps++;
-	cluster->map_failed = false;
+	cluster->map_failures = 0;
 	cluster->trouble[0] = '\0';
 	route_waiting(cluster);
 }
@@ -77,13 +77,13 @@ static void map_failed(struct cluster *cluster, const char *why, const char *tex
 {
 	struct store_op *op;
 
-	cluster->map_failed = true;
+	cluster->map_failures++;
 	(void)snprintf(cluster->trouble, sizeof(cluster->trouble), "%s: %s%s%s",
 		       cluster->nodes[cluster->asked].redis->name, why, text ? ": " : "",
 		       text ? text : "");
 	if (cluster_may_log(cluster))
 		log_warn("redis cluster map refused reason=\"%s\"", cluster->trouble);
-	while ((op = op_queue_pop(&cluster->homeless)))
+	while (cluster_has_no_map(cluster) && (op = op_queue_pop(&cluster->homeless)))
 		cluster_finish(cluster, op, -ENOTCONN);
 }
 
@@ -91,7 +91,7 @@ static void end_question(struct cluster *cluster)
 {
 	cluster->asked = CLUSTER_NO_NODE;
 	cluster->map_ns = cluster->now_ns + cluster->map_pause_ns;
-	if (!cluster->map_failed)
+	if (!cluster->map_failures)
 		cluster->map_ns = cluster->now_ns + cluster->refresh_ns;
 }
 
@@ -189,7 +189,7 @@ static bool has_trouble(const struct cluster *cluster)
 {
 	uint32_t i;
 
-	if (!cluster->maps || cluster->map_failed)
+	if (!cluster->maps || cluster->map_failures)
 		return true;
 	for (i = 0; i < cluster->rows_count; i++) {
 		const struct cluster_node *node = &cluster->nodes[i];

@@ -210,6 +210,12 @@ static void server_without_a_cluster_is_told(void **state)
 	assert_int_equal(harness_put(store, 1, 10), -ENOTCONN);
 	assert_true(store->ops->describe(store, error, sizeof(error)));
 	assert_non_null(strstr(error, "cluster support disabled"));
+	/* Among the seeds it is passed over. */
+	store_close(store);
+	(void)snprintf(uri, sizeof(uri), "redis+cluster://127.0.0.1:%u,127.0.0.1:%u", alone->port,
+		       cluster->nodes[0]->port);
+	store = harness_open(uri);
+	assert_int_equal(harness_get(store, 1, VALUE_BYTES), 0);
 	harness_redis_stop(alone);
 }
 
@@ -393,10 +399,13 @@ static void new_node_is_found(void **state)
 static void killed_master_fails_over(void **state)
 {
 	uint32_t finished, lost = 1;
+	char uri[128];
 	uint64_t n;
 
 	(void)state;
-	open_store("?lanes=2&backoff-max-ms=100");
+	(void)snprintf(uri, sizeof(uri), "redis+cluster://127.0.0.1:%u?lanes=2&backoff-max-ms=100",
+		       cluster->nodes[5]->port); /* a replica knows the map as well */
+	store = harness_open(uri);
 	put_values();
 	harness_cluster_command(cluster, lost, (char[64]){0}, 64, "WAIT 1 5000");
 	submit_gets();
@@ -408,6 +417,34 @@ static void killed_master_fails_over(void **state)
 	for (n = 0; n < VALUES; n++)
 		assert_comes_back(n, 0);
 	assert_int_equal(harness_put(store, 1, VALUE_BYTES), 0);
+}
+
+/* The replica takes over from a master that lives: everything is served all the time. */
+static void master_that_steps_down_misses_nothing(void **state)
+{
+	uint64_t end_ns = clock_now_ns() + HARNESS_PATIENCE;
+	char role[32] = "";
+
+	(void)state;
+	open_store("?lanes=2&refresh-ms=100000");
+	put_values();
+	harness_cluster_command(cluster, 3, role, sizeof(role), "CLUSTER FAILOVER");
+	assert_string_equal(role, "+OK");
+	while (!strstr(role, "master")) {
+		char answer[2048];
+
+		submit_gets();
+		harness_poll(store, VALUES);
+		assert_int_equal(check_gets(HARNESS_NODES_MAX), 0);
+		harness_cluster_command(cluster, 3, answer, sizeof(answer), "INFO replication");
+		(void)snprintf(role, sizeof(role), "%s", strstr(answer, "role:") + 5);
+		assert_true(clock_now_ns() < end_ns);
+	}
+	submit_gets();
+	harness_poll(store, VALUES);
+	assert_int_equal(check_gets(HARNESS_NODES_MAX), 0);
+	assert_true(harness_stats(store).redirects > 0);
+	put_values();
 }
 
 /* Without a replica its keys miss at once; the rest is served. */
@@ -533,7 +570,8 @@ int main(void)
 	    TEST(new_node_is_found),
 	    TEST(cluster_that_is_down_refuses_quickly),
 	};
-	const struct CMUnitTest with_replica[] = {TEST(killed_master_fails_over)};
+	const struct CMUnitTest with_replica[] = {TEST(master_that_steps_down_misses_nothing),
+						  TEST(killed_master_fails_over)};
 	const struct CMUnitTest in_parts[] = {
 	    TEST(stopped_master_misses_in_time),
 	    TEST(killed_master_without_replica_misses),

@@ -227,6 +227,14 @@ static void long_names_are_nobodys(void **state)
 	assert_owner(6, "10.0.0.1:7000");
 }
 
+static void names_with_other_characters_are_nobodys(void **state)
+{
+	(void)state;
+	assert_int_equal(
+	    read_map("*1\r\n*3\r\n:0\r\n:5\r\n*2\r\n$9\r\na\nlevel=x\r\n:7000\r\n", 3, 8), 1);
+	assert_int_equal(map.slots_homeless, 6);
+}
+
 static void mutated_maps_stay_in_bounds(void **state)
 {
 	uint64_t random = harness_seed(61);
@@ -271,6 +279,8 @@ static void redirections_are_read(void **state)
 	    "MOVED 99999999999 10.0.0.1:7000",
 	    "MOVED x 10.0.0.1:7000",
 	    "MOVED 5  :7000 ",
+	    "MOVED 5 a b:7000",
+	    "MOVED 5 a\"b:7000",
 	    "MOVED 5 "
 	    "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa:7000",
 	};
@@ -322,6 +332,7 @@ int main(void)
 	    cmocka_unit_test(a_port_of_zero_has_no_address),
 	    cmocka_unit_test(lies_are_refused),
 	    cmocka_unit_test(long_names_are_nobodys),
+	    cmocka_unit_test(names_with_other_characters_are_nobodys),
 	    cmocka_unit_test(mutated_maps_stay_in_bounds),
 	    cmocka_unit_test(redirections_are_read),
 	    cmocka_unit_test(addresses_are_compared_with_their_ports),
