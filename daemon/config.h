@@ -35,7 +35,7 @@ struct config {
 	uint32_t tier, codec, min_tier, verbatim_tokens;
 	uint32_t sessions, regions, requests, channels;
 	uint32_t idle_exit_s;
-	uint32_t pin_memory;
+	uint32_t pin_memory, huge_pages;
 	enum log_level log_level;
 };
 

@@ -28,7 +28,8 @@ const struct key_row config_keys[] = {
     {"cores", KEY_CORES, AT(cores), "none", 0, 0, "cores that workers are pinned to"},
     {"control_core", KEY_CORE, AT(control_core), "none", 0, 0,
      "core that the control thread is pinned to"},
-    {"spin_us", KEY_COUNT, AT(spin_us), "20", 0, 10000, "a worker spins so long before it sleeps"},
+    {"spin_us", KEY_COUNT, AT(spin_us), "20", 0, 10000,
+     "a worker with a core of its own spins so long before it sleeps, while that pays"},
     {"lanes", KEY_COUNT, AT(lanes), "8", 1, 64, "chunks fetched at once, a worker"},
     {"overlap", KEY_OVERLAP, AT(overlap), "segment", 0, 0,
      "what is decoded while more arrives; chunk and none are for measurements"},
@@ -58,6 +59,8 @@ const struct key_row config_keys[] = {
     {"trace", KEY_YES_NO, AT(trace), "yes", 0, 0,
      "keep the last events of each worker for `shadowserve trace`"},
     {"pin_memory", KEY_YES_NO, AT(pin_memory), "no", 0, 0, "mlock the arena"},
+    {"huge_pages", KEY_YES_NO, AT(huge_pages), "no", 0, 0,
+     "the arena from reserved huge pages (vm.nr_hugepages); no: transparent ones where there are"},
     {"idle_exit_s", KEY_COUNT, AT(idle_exit_s), "0", 0, 86400,
      "end when there was no session for so long; 0: never"},
 };

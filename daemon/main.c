@@ -139,6 +139,7 @@ static int plane_open(const struct config *config, struct plane **ret_plane, cha
 	    .codec = (uint8_t)config->codec,
 	    .min_tier = (uint8_t)config->min_tier,
 	    .verbatim_tokens = (uint8_t)config->verbatim_tokens,
+	    .huge_pages = (uint8_t)config->huge_pages,
 	    .pin_memory = (uint8_t)config->pin_memory,
 	    .clock_ns = clock_now_ns,
 	    .allocations = allocations_counter(),

@@ -60,38 +60,77 @@ static pid_t thread_id(const struct worker_thread *worker)
 	return atomic_load_explicit(&worker->id, memory_order_relaxed);
 }
 
-static void worker_sleep(struct worker_thread *worker, uint64_t wake_ns)
+/* How long this thread stays awake without work. As long as it may, as long as that pays; what was
+ * in vain halves it, down to nothing; a sleep that was shorter shows that it would have paid. */
+struct spin {
+	uint64_t limit_ns, now_ns;
+	uint64_t since_ns; /* of the last work */
+	int idle;          /* a step without work since then */
+};
+
+#define SPIN_LEAST_NS NS_PER_US
+
+static void spin_paid(struct worker_thread *worker, struct spin *spin)
+{
+	spin->now_ns = spin->limit_ns;
+	plane_worker_spun(worker->all->plane, worker->index, 1);
+}
+
+static void spin_in_vain(struct worker_thread *worker, struct spin *spin)
+{
+	spin->now_ns = spin->now_ns / 2 < SPIN_LEAST_NS ? 0 : spin->now_ns / 2;
+	plane_worker_spun(worker->all->plane, worker->index, 0);
+}
+
+/* Returns how long it slept. */
+static uint64_t worker_sleep(struct worker_thread *worker, uint64_t wake_ns)
 {
 	struct pollfd fds[POLLFDS_MAX];
 	uint32_t n = plane_worker_pollfds(worker->all->plane, worker->index, fds, POLLFDS_MAX);
-	uint64_t now_ns = clock_now_ns();
+	uint64_t now_ns = clock_now_ns(), end_ns;
 	struct timespec wait;
 
 	if (wake_ns <= now_ns)
-		return;
+		return 0;
 	wait.tv_sec = (time_t)((wake_ns - now_ns) / NS_PER_S);
 	wait.tv_nsec = (long)((wake_ns - now_ns) % NS_PER_S);
 	tally_add(TALLY_CALL_WAIT, 1);
 	/* A failure would only mean waking early. */
 	(void)!ppoll(fds, n, wake_ns == TIME_NEVER ? NULL : &wait, NULL);
-	plane_worker_slept(worker->all->plane, worker->index, now_ns, clock_now_ns());
+	end_ns = clock_now_ns();
+	plane_worker_slept(worker->all->plane, worker->index, now_ns, end_ns);
+	return end_ns - now_ns;
 }
 
 static void *worker_main(void *context)
 {
 	struct worker_thread *worker = context;
 	struct worker_threads *all = worker->all;
-	uint64_t busy_ns = clock_now_ns();
+	struct spin spin = {.limit_ns = all->spin_ns, .now_ns = all->spin_ns};
 
+	spin.since_ns = clock_now_ns();
 	thread_id_tell(worker);
 	while (!stop_asked(all)) {
 		uint64_t now_ns = clock_now_ns();
 		uint64_t wake_ns = TIME_NEVER;
 
-		if (plane_worker_step(all->plane, worker->index, now_ns, &wake_ns))
-			busy_ns = now_ns;
-		else if (now_ns - busy_ns >= all->spin_ns)
-			worker_sleep(worker, wake_ns);
+		if (plane_worker_step(all->plane, worker->index, now_ns, &wake_ns)) {
+			if (spin.idle)
+				spin_paid(worker, &spin);
+			spin.idle = 0;
+			spin.since_ns = now_ns;
+			continue;
+		}
+		if (now_ns - spin.since_ns < spin.now_ns) {
+			spin.idle = 1;
+			continue;
+		}
+		if (spin.idle)
+			spin_in_vain(worker, &spin);
+		spin.idle = 0;
+		if (worker_sleep(worker, wake_ns) <= spin.limit_ns)
+			spin.now_ns = spin.limit_ns;
+		spin.since_ns = clock_now_ns();
 	}
 	return NULL;
 }
@@ -134,7 +173,9 @@ int worker_threads_start(struct plane *plane, const struct config *config,
 	if (!all)
 		return -ENOMEM;
 	all->plane = plane;
-	all->spin_ns = config->spin_us * NS_PER_US;
+	/* On a core that somebody else may use, spinning would be at his cost. */
+	if (config->workers <= config->cores_count)
+		all->spin_ns = config->spin_us * NS_PER_US;
 	all->count = config->workers;
 	for (uint32_t i = 0; i < all->count && !err; i++) {
 		struct pollfd first = {.fd = -1};

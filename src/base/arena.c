@@ -3,6 +3,7 @@
 #include "base/arena.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <sys/mman.h>
 
 #ifndef MADV_POPULATE_WRITE
@@ -20,18 +21,25 @@ static void arena_populate(uint8_t *base, uint64_t bytes)
 		((volatile uint8_t *)base)[i] = 0;
 }
 
-int arena_create(struct arena *arena, uint64_t bytes, int pin)
+/* From huge pages that were set aside; NULL: there are too few. */
+static uint8_t *map_reserved(uint64_t bytes)
 {
-	uint8_t *mapping, *base;
-	uint64_t mapped, lead, tail;
+	void *mapping = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+			     MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0);
 
-	if (bytes == 0 || bytes > UINT64_MAX / 2)
-		return -EINVAL;
-	bytes = align_up(bytes, 4 * KIB);
-	mapped = bytes + ARENA_ALIGN;
+	return mapping == MAP_FAILED ? NULL : mapping;
+}
+
+/* On a boundary of huge pages, so that the kernel can give transparent ones. */
+static uint8_t *map_aligned(uint64_t bytes)
+{
+	const uint64_t mapped = bytes + ARENA_ALIGN;
+	uint8_t *mapping, *base;
+	uint64_t lead, tail;
+
 	mapping = mmap(NULL, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (mapping == MAP_FAILED)
-		return -ENOMEM;
+		return NULL;
 	base = (uint8_t *)align_up((uintptr_t)mapping, ARENA_ALIGN);
 	lead = (uint64_t)(base - mapping);
 	tail = mapped - lead - bytes;
@@ -41,11 +49,49 @@ int arena_create(struct arena *arena, uint64_t bytes, int pin)
 		munmap(base + bytes, tail);
 	/* Advice only: without huge pages it is slower, not wrong. */
 	(void)madvise(base, bytes, MADV_HUGEPAGE);
+	return base;
+}
+
+/* What the kernel gave: the sum over the arena's mappings. 0 where it does not say. */
+static uint64_t transparent_bytes(const uint8_t *base, uint64_t bytes)
+{
+	const uintptr_t from = (uintptr_t)base, to = from + bytes;
+	FILE *file = fopen("/proc/self/smaps", "re");
+	unsigned long begin = 0, end = 0, kib;
+	uint64_t sum = 0;
+	char line[512];
+
+	while (file && fgets(line, sizeof(line), file)) {
+		if (sscanf(line, "%lx-%lx ", &begin, &end) == 2)
+			continue;
+		if (begin >= from && end <= to && sscanf(line, "AnonHugePages: %lu kB", &kib) == 1)
+			sum += kib * KIB;
+	}
+	if (file)
+		(void)fclose(file);
+	return sum;
+}
+
+int arena_create(struct arena *arena, uint64_t bytes, int pin, int reserve)
+{
+	uint8_t *base = NULL;
+
+	if (bytes == 0 || bytes > UINT64_MAX / 2)
+		return -EINVAL;
+	if (reserve)
+		base = map_reserved(align_up(bytes, ARENA_ALIGN));
+	arena->reserved = base != NULL;
+	bytes = align_up(bytes, base ? ARENA_ALIGN : 4 * KIB);
+	if (!base)
+		base = map_aligned(bytes);
+	if (!base)
+		return -ENOMEM;
 	(void)madvise(base, bytes, MADV_DONTFORK);
 	arena_populate(base, bytes);
 	arena->base = base;
 	arena->bytes = bytes;
 	arena->used = 0;
+	arena->huge_bytes = arena->reserved ? bytes : transparent_bytes(base, bytes);
 	arena->pinned = pin && mlock(base, bytes) == 0;
 	return 0;
 }

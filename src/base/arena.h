@@ -13,11 +13,15 @@
 struct arena {
 	uint8_t *base;
 	uint64_t bytes, used;
-	uint8_t pinned; /* mlock succeeded */
+	uint8_t pinned;      /* mlock succeeded */
+	uint8_t reserved;    /* it lies in huge pages that the machine had set aside */
+	uint64_t huge_bytes; /* of it in huge pages of either kind, at start */
 };
 
-/* Map the memory. pin: try mlock; a refusal leaves pinned at 0. Errors: -ENOMEM, -EINVAL. */
-SSV_MUST_CHECK int arena_create(struct arena *arena, uint64_t bytes, int pin);
+/* Map the memory, all pages of it. pin: try mlock; reserve: try the huge pages that were set aside
+ * (vm.nr_hugepages). A refusal leaves pinned or reserved at 0; transparent huge pages are asked for
+ * then. Errors: -ENOMEM, -EINVAL. */
+SSV_MUST_CHECK int arena_create(struct arena *arena, uint64_t bytes, int pin, int reserve);
 void arena_destroy(struct arena *arena); /* takes one that was never created, zeroed */
 
 /* The next piece, aligned to a power of two up to 2 MiB; NULL when it does not fit. */

@@ -132,6 +132,8 @@ static inline uint32_t message_generation(uint64_t message)
 	X(PUT_KV_BYTES, "put_kv_bytes")             \
 	X(STEPS, "steps")                           \
 	X(IDLE_STEPS, "idle_steps")                 \
+	X(SPINS_PAID, "spins_paid")                 \
+	X(SPINS_IN_VAIN, "spins_in_vain")           \
 	X(ALLOCATIONS, "allocations")               \
 	X(WIRE_SLOTS_HIGH, "wire_slots_high")       \
 	X(CAPTURE_SLOTS_HIGH, "capture_slots_high") \

@@ -38,6 +38,12 @@ void plane_worker_slept(struct plane *plane, uint32_t index, uint64_t from_ns, u
 	path_stage(&plane->workers[index].path, STAGE_SLEEP, from_ns, to_ns, &subject);
 }
 
+void plane_worker_spun(struct plane *plane, uint32_t index, int paid)
+{
+	counter_add(
+	    &plane->workers[index].counters[paid ? COUNTER_SPINS_PAID : COUNTER_SPINS_IN_VAIN], 1);
+}
+
 void path_gauges(struct path *path, uint64_t now_ns, uint64_t gauges)
 {
 	const struct path_subject subject = {.value = gauges};

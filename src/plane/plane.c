@@ -165,12 +165,16 @@ static int workers_create(struct plane *plane, char *error)
 	const struct plane_config *config = &plane->config;
 	int err;
 
-	err = arena_create(&plane->arena, config->arena_bytes, config->pin_memory);
+	err = arena_create(&plane->arena, config->arena_bytes, config->pin_memory,
+			   config->huge_pages);
 	if (err)
 		return plane_refuse(error, err, "arena of %llu bytes: not available",
 				    (unsigned long long)config->arena_bytes);
 	if (config->pin_memory && !plane->arena.pinned)
 		log_warn("arena not pinned bytes=%llu: raise the memlock limit",
+			 (unsigned long long)config->arena_bytes);
+	if (config->huge_pages && !plane->arena.reserved)
+		log_warn("arena not in reserved huge pages bytes=%llu: raise vm.nr_hugepages",
 			 (unsigned long long)config->arena_bytes);
 	plane->workers = arena_carve(&plane->arena, config->workers_count * sizeof(struct worker),
 				     CACHE_LINE_BYTES);

@@ -53,6 +53,7 @@ struct plane_config {
 	uint8_t min_tier;        /* coarsest tier read; 0: any */
 	uint8_t verbatim_tokens; /* of position 0 */
 	uint8_t pin_memory;      /* mlock the arena; a failure is logged, not fatal */
+	uint8_t huge_pages;      /* the arena from reserved huge pages; a failure is logged */
 	uint8_t overwrite;       /* STORE: put without asking whether the chunk is there */
 	uint8_t overlap;         /* enum plane_overlap */
 	uint64_t seed;
@@ -149,6 +150,9 @@ int plane_worker_step(struct plane *plane, uint32_t worker, uint64_t now_ns, uin
 
 /* The worker's thread slept meanwhile: counted and traced. */
 void plane_worker_slept(struct plane *plane, uint32_t worker, uint64_t from_ns, uint64_t to_ns);
+
+/* The worker's thread stayed awake without work until some came (paid) or it went to sleep. */
+void plane_worker_spun(struct plane *plane, uint32_t worker, int paid);
 
 /* eventfd of the worker first, then its store's descriptors, as struct pollfd. */
 uint32_t plane_worker_pollfds(struct plane *plane, uint32_t worker, void *pollfds, uint32_t max);

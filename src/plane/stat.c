@@ -55,6 +55,11 @@ static void add_memory(const struct plane *plane, cJSON *json)
 	add_number(memory, "arena_bytes", plane->arena.bytes);
 	add_number(memory, "tables_bytes", plane->tables_bytes);
 	cJSON_AddBoolToObject(memory, "pinned", plane->arena.pinned);
+	cJSON_AddStringToObject(memory, "huge_pages",
+				plane->arena.reserved     ? "reserved"
+				: plane->arena.huge_bytes ? "transparent"
+							  : "none");
+	add_number(memory, "huge_bytes", plane->arena.huge_bytes);
 	add_number(memory, "wire_pool_bytes", plane->wire_bytes);
 	add_number(memory, "capture_pool_bytes", plane->capture_bytes);
 	add_number(memory, "put_pool_bytes", plane->put_bytes);

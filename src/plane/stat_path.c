@@ -185,6 +185,8 @@ void stat_path(struct plane *plane, uint64_t now_ns, void *json)
 		cJSON_AddNullToObject(path, "allocations"); /* nobody counts them */
 	add_number(path, "steps", sum->counters[COUNTER_STEPS]);
 	add_number(path, "idle_steps", sum->counters[COUNTER_IDLE_STEPS]);
+	add_number(path, "spins_paid", sum->counters[COUNTER_SPINS_PAID]);
+	add_number(path, "spins_in_vain", sum->counters[COUNTER_SPINS_IN_VAIN]);
 	stages = cJSON_AddObjectToObject(path, "stages");
 	for (uint32_t k = 0; k < CONTROL_STAGES_COUNT; k++)
 		add_times(stages, control_stage_names[k], &sum->control_stages[k]);

@@ -104,7 +104,7 @@ static void arena_carves_aligned_zeroed_pieces_until_full(void **state)
 	uint8_t *a, *b;
 
 	(void)state;
-	assert_int_equal(arena_create(&arena, 64 * KIB, 0), 0);
+	assert_int_equal(arena_create(&arena, 64 * KIB, 0, 0), 0);
 	a = arena_carve(&arena, 100, 64);
 	b = arena_carve(&arena, 4096, 4096);
 	assert_non_null(a);
