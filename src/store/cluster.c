@@ -260,7 +260,7 @@ static int cluster_open(const struct store_config *config, struct store **ret_st
 		return uri_error(error, -ENOMEM, "store %s: out of memory", uri.scheme);
 	cluster->store.ops = &store_redis_cluster;
 	cluster->epoll_fd = -1;
-	cluster->asked = CLUSTER_NO_NODE;
+	cluster->asked = cluster->hot = CLUSTER_NO_NODE;
 	memset(cluster->owner, CLUSTER_NO_NODE, sizeof(cluster->owner));
 	cluster->settings = calloc(1, sizeof(*cluster->settings));
 	err = cluster->settings ? configure(cluster, config, &uri, values, error)
@@ -368,7 +368,7 @@ static uint32_t cluster_poll(struct store *store, struct store_op **done, uint32
 	next_ns = u64_min(next_ns, cluster_map_next_ns(cluster));
 	n = op_queue_take(&cluster->done, done, max);
 	cluster->held -= n;
-	cluster->next_ns = cluster->done.first ? 0 : next_ns;
+	cluster->next_ns = cluster->done.first || cluster->hot != CLUSTER_NO_NODE ? 0 : next_ns;
 	return n;
 }
 

@@ -51,6 +51,8 @@ struct cluster {
 	uint16_t prefix_crc;
 	uint64_t now_ns, next_ns, logged_ns;
 	int epoll_fd;
+	uint32_t hot;  /* node with a lane that had more than could be taken; CLUSTER_NO_NODE */
+	uint32_t turn; /* which of the ready lanes is the first */
 
 	struct cluster_host seed_hosts[CLUSTER_SEEDS_MAX];
 	char seed_names[CLUSTER_SEEDS_MAX][CLUSTER_NAME_MAX];

@@ -158,6 +158,8 @@ void cluster_retire(struct cluster *cluster)
 		    !redis_is_idle(node->redis))
 			continue;
 		redis_fini_lanes(node->redis);
+		if (cluster->hot == i)
+			cluster->hot = CLUSTER_NO_NODE;
 		add_stats(&cluster->stats, &node->redis->stats);
 		node->used = false;
 	}
@@ -266,20 +268,30 @@ void cluster_watch(struct cluster *cluster)
 void cluster_step_io(struct cluster *cluster)
 {
 	struct epoll_event events[EVENTS_MAX];
-	uint32_t i;
 	int n, k;
 
-	for (i = 0; i < cluster->rows_count; i++) {
-		if (cluster->nodes[i].used)
-			cluster->nodes[i].redis->more = false;
-	}
+	if (cluster->hot != CLUSTER_NO_NODE &&
+	    redis_step_hot(cluster->nodes[cluster->hot].redis, cluster->now_ns))
+		return;
+	if (cluster->hot != CLUSTER_NO_NODE)
+		cluster->nodes[cluster->hot].redis->more = false;
+	cluster->hot = CLUSTER_NO_NODE;
 	tally_add(TALLY_CALL_POLL, 1);
 	n = epoll_wait(cluster->epoll_fd, events, EVENTS_MAX, 0);
-	for (k = 0; k < n; k++) {
-		struct cluster_node *node = &cluster->nodes[events[k].data.u64 >> 32];
-		struct lane *lane = &node->redis->lanes[(uint32_t)events[k].data.u64];
+	/* One lane's value at a time, another one first each time: as redis.c does. */
+	cluster->turn++;
+	for (k = 0; k < n && cluster->hot == CLUSTER_NO_NODE; k++) {
+		const struct epoll_event *event =
+		    &events[(cluster->turn + (uint32_t)k) % (uint32_t)n];
+		uint32_t index = (uint32_t)(event->data.u64 >> 32);
+		struct redis_store *redis = cluster->nodes[index].redis;
 
-		if (node->used && lane->watched)
-			lane_step_io(node->redis, lane, (short)events[k].events, cluster->now_ns);
+		redis->hot = (uint32_t)event->data.u64;
+		if (!cluster->nodes[index].used || !redis->lanes[redis->hot].watched)
+			continue;
+		lane_step_io(redis, &redis->lanes[redis->hot], (short)event->events,
+			     cluster->now_ns);
+		if (redis->more)
+			cluster->hot = index;
 	}
 }

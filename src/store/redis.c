@@ -379,7 +379,7 @@ static void step_io(struct redis_store *redis, uint64_t now_ns)
 
 /* A lane that had more than could be taken has it still: it need not be asked for. For some rounds;
  * then all are looked at. */
-static bool step_hot(struct redis_store *redis, uint64_t now_ns)
+bool redis_step_hot(struct redis_store *redis, uint64_t now_ns)
 {
 	struct lane *lane = &redis->lanes[redis->hot];
 
@@ -401,7 +401,7 @@ static uint32_t redis_poll(struct store *store, struct store_op **done, uint32_t
 	uint32_t n;
 
 	/* Bytes first: when the caller was away for long, the answer may be here already. */
-	if (!step_hot(redis, now_ns))
+	if (!redis_step_hot(redis, now_ns))
 		step_io(redis, now_ns);
 	next_ns = redis_settle(redis, now_ns);
 	n = op_queue_take(&redis->done, done, max);

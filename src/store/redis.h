@@ -208,6 +208,8 @@ void redis_init_lanes(struct redis_store *redis);
 void redis_fini_lanes(struct redis_store *redis);
 /* Take a submitted operation; it waits for a lane. */
 void redis_enqueue(struct redis_store *redis, struct store_op *op);
+/* Take more from the lane that had more than could be taken; true: it still has. */
+bool redis_step_hot(struct redis_store *redis, uint64_t now_ns);
 /* After bytes were moved: reconnect, expire, hand waiting operations to lanes, give up. Returns
  * when it has to be called again. */
 uint64_t redis_settle(struct redis_store *redis, uint64_t now_ns);
