@@ -6,7 +6,6 @@
 #include <string.h>
 
 #include "base/bytes.h"
-#include "codec/frequency.h"
 
 void draft_reset(struct draft *draft)
 {
@@ -36,6 +35,20 @@ static int exception_append(struct draft *draft, uint32_t index)
 	return 0;
 }
 
+/* A set of channels of a full group as a set of lanes: pairs of its halves take turns. */
+static uint64_t channels_to_lanes(uint64_t channels)
+{
+	uint64_t half[2] = {channels & UINT32_MAX, channels >> 32};
+
+	for (uint32_t k = 0; k < 2; k++) {
+		half[k] = (half[k] | half[k] << 16) & 0x0000ffff0000ffffu;
+		half[k] = (half[k] | half[k] << 8) & 0x00ff00ff00ff00ffu;
+		half[k] = (half[k] | half[k] << 4) & 0x0f0f0f0f0f0f0f0fu;
+		half[k] = (half[k] | half[k] << 2) & 0x3333333333333333u;
+	}
+	return half[0] | half[1] << 2;
+}
+
 int draft_exceptions(struct draft *draft, uint32_t group)
 {
 	uint32_t lanes = draft_lanes(draft, group);
@@ -43,6 +56,8 @@ int draft_exceptions(struct draft *draft, uint32_t group)
 	for (uint32_t token = draft->verbatim; token < draft->tokens; token++) {
 		uint64_t left = draft->scratch->outside[token];
 
+		if (lanes == LANES && left)
+			left = channels_to_lanes(left);
 		for (; left; left &= left - 1) {
 			uint32_t lane = (uint32_t)__builtin_ctzll(left);
 			uint32_t channel = group * LANES + lane_channel(lane, lanes);
@@ -53,20 +68,6 @@ int draft_exceptions(struct draft *draft, uint32_t group)
 		}
 	}
 	return 0;
-}
-
-void draft_frequency(struct draft *draft, uint32_t group)
-{
-	const uint8_t *row = plane_group(&draft->plane, group);
-	uint32_t lanes = draft_lanes(draft, group);
-	uint32_t part[4][16] = {{0}}, count[16];
-
-	for (uint32_t t = 0; t < draft->tokens; t++, row += LANES)
-		for (uint32_t lane = 0; lane < lanes; lane++)
-			part[lane & 3][row[lane]]++;
-	for (uint32_t i = 0; i < 16; i++)
-		count[i] = part[0][i] + part[1][i] + part[2][i] + part[3][i];
-	frequency_fit(count, draft->scratch->frequency + group * META_CLASSES);
 }
 
 static uint8_t *put(uint8_t *out, const void *bytes, uint32_t count)

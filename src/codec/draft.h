@@ -47,12 +47,20 @@ static inline const uint8_t *draft_group(const struct draft *draft, uint32_t gro
 	return draft->elements + (size_t)group * LANES * draft->element_bytes;
 }
 
+static inline struct group_view draft_view(const struct draft *d, uint32_t group)
+{
+	return (struct group_view){.elements = draft_group(d, group),
+				   .row_bytes = (uint64_t)d->channels * d->element_bytes,
+				   .first = d->verbatim,
+				   .tokens = d->tokens,
+				   .lanes = draft_lanes(d, group),
+				   .dtype = d->dtype};
+}
+
 /* Forget what an earlier attempt left. */
 void draft_reset(struct draft *draft);
 /* Append the elements marked in scratch->outside, in decode order. -E2BIG as above. */
 SSV_MUST_CHECK int draft_exceptions(struct draft *draft, uint32_t group);
-/* Fit the frequencies of a group to its classes. */
-void draft_frequency(struct draft *draft, uint32_t group);
 /* Write the meta of a finished draft; returns its length. */
 uint32_t draft_meta(const struct draft *draft, int lossless, uint8_t *meta);
 

@@ -31,11 +31,15 @@ const struct kernels kernels_scalar = {
     .write_end = scalar_write_end,
 
     .r16_encode = scalar_r16_encode,
-    .split = scalar_split,
-    .load = scalar_load,
+    .spread = scalar_spread,
+    .power = scalar_power,
     .quantise = scalar_quantise,
+    .distance = scalar_distance,
+    .count = scalar_count,
     .pack = scalar_pack,
     .measure = scalar_measure,
+    .exponents = scalar_exponents,
+    .split = scalar_split,
 };
 
 #if defined(__x86_64__)
@@ -51,11 +55,15 @@ static const struct kernels kernels_avx512 = {
     .write_end = avx512_write_end,
 
     .r16_encode = scalar_r16_encode,
-    .split = scalar_split,
-    .load = scalar_load,
+    .spread = scalar_spread,
+    .power = scalar_power,
     .quantise = scalar_quantise,
+    .distance = scalar_distance,
+    .count = scalar_count,
     .pack = scalar_pack,
     .measure = scalar_measure,
+    .exponents = scalar_exponents,
+    .split = scalar_split,
 };
 
 static const struct kernels kernels_avx2 = {
@@ -70,11 +78,15 @@ static const struct kernels kernels_avx2 = {
     .write_end = avx2_write_end,
 
     .r16_encode = scalar_r16_encode,
-    .split = scalar_split,
-    .load = scalar_load,
+    .spread = scalar_spread,
+    .power = scalar_power,
     .quantise = scalar_quantise,
+    .distance = scalar_distance,
+    .count = scalar_count,
     .pack = scalar_pack,
     .measure = scalar_measure,
+    .exponents = scalar_exponents,
+    .split = scalar_split,
 };
 
 /* What meson.build compiles these tables' files for. */
@@ -105,11 +117,15 @@ static const struct kernels kernels_neon = {
     .write_end = neon_write_end,
 
     .r16_encode = scalar_r16_encode,
-    .split = scalar_split,
-    .load = scalar_load,
+    .spread = scalar_spread,
+    .power = scalar_power,
     .quantise = scalar_quantise,
+    .distance = scalar_distance,
+    .count = scalar_count,
     .pack = scalar_pack,
     .measure = scalar_measure,
+    .exponents = scalar_exponents,
+    .split = scalar_split,
 };
 #endif
 

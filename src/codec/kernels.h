@@ -64,13 +64,21 @@ struct fused_strip {
 #define FUSED_GROUP_BYTES (LANES * 2)
 #define FUSED_ROW_BYTES   (R16_STREAMS_MAX * FUSED_GROUP_BYTES)
 
-/* One stream to encode: groups group0 .. group_end - 1. It is written backwards from end. */
+/* The streams of a plane, each written backwards from its end. */
 struct r16_encode_job {
 	const struct class_plane *plane;
-	const uint8_t *frequency;
-	uint32_t group0, group_end;
-	uint8_t *begin, *end;
+	const uint8_t *frequency; /* [groups][16] */
+	uint32_t streams_count;
+	/* before it: R16_STATES_BYTES, a byte a symbol of the stream, 64 bytes more */
+	uint8_t *end[R16_STREAMS_MAX];
+	uint8_t *begin[R16_STREAMS_MAX]; /* results */
 };
+
+/* Stream k of S holds groups k*n/S .. (k+1)*n/S - 1 of the plane's n. */
+static inline uint32_t stream_group0(uint32_t stream, uint32_t streams, uint32_t groups)
+{
+	return stream * groups / streams;
+}
 
 /*
  * Parameters of a group's lanes. Integers stand in split order (even lanes, then odd ones), scales
@@ -119,41 +127,96 @@ struct write_job {
 	uint8_t is_transposed;
 };
 
-/* One group of one tensor, lossless: exponents to classes, sign and mantissa to raw bits. */
-struct split_job {
+/*
+ * One group of one tensor, as the encoder has it. All that encoding works with is in channel order;
+ * only classes and raw bits come out in lane order.
+ */
+struct group_view {
 	const uint8_t *elements; /* the group's first channel of token 0 */
 	uint64_t row_bytes;
-	uint32_t tokens, lanes;
+	uint32_t first, tokens; /* first: the first token that is coded */
+	uint32_t lanes;
 	uint8_t dtype;
-	uint8_t other_class;     /* for exponents without a class */
-	const uint8_t *class_of; /* [256]: by exponent; 16: none */
-	uint8_t *classes;        /* [tokens][64] */
-	uint8_t *raw;            /* and 8 writable bytes past it */
-	uint64_t *outside;       /* [tokens]: lanes without a class */
 };
 
-/* One group of one tensor as floats, lane order; idle lanes are 0. */
-struct load_job {
-	const uint8_t *elements;
-	uint64_t row_bytes;
-	uint32_t tokens, lanes;
-	uint8_t dtype;
-	float *values; /* [tokens][64] */
+/* Sums over tokens: runs of RUN_TOKENS (from `first` on) in fp32, the runs in fp64. */
+#define RUN_TOKENS 16u
+
+/* Sums of each channel over its finite elements. */
+struct spread_job {
+	struct group_view view;
+	double sum[LANES], square[LANES];
+	float peak[LANES]; /* largest magnitude */
+	uint32_t count[LANES];
 };
 
 /*
- * Values to integers: the nearest to value * inverse (one product, rounded once; then to nearest
+ * Adds the squares of a token's channels to power[token], fp32: for i < 16 four squares in the
+ * order of channels 2i, 2i+1, 32+2i, 33+2i, then the 16 sums by halves (i and i+8, i and i+4, ...).
+ * Elements that are not finite, or no channel of the head, count as 0.
+ */
+struct power_job {
+	struct group_view view;
+	uint32_t channel0, channel_end; /* of the head, in the group */
+	float *power;
+};
+
+/* One group of one tensor, lossless: how often each exponent occurs. */
+struct exponent_job {
+	struct group_view view;
+	uint32_t count[256];
+};
+
+/* One group of one tensor, lossless: exponents to classes, sign and mantissa to raw bits. */
+struct split_job {
+	struct group_view view;
+	uint8_t other_class;     /* for exponents without a class */
+	const uint8_t *class_of; /* [256]: by exponent; 16: none */
+	uint8_t *classes;        /* [tokens][64], lane order */
+	uint8_t *raw;            /* and 8 writable bytes past it */
+	uint64_t *outside;       /* [tokens]: channels without a class */
+	uint32_t count[16];      /* result: of each class */
+};
+
+/*
+ * Elements to integers: the nearest to value * inverse (one product, rounded once; then to nearest
  * even), or INTEGER_NONE when it is not finite or beyond INTEGER_MAX either way.
  */
 struct quantise_job {
-	const float *values;
-	uint32_t tokens;
-	const float *inverse; /* [64]: 1 / scale */
-	int16_t *integers;    /* [tokens][64] */
+	struct group_view view;
+	const float *inverse; /* [64]: 1 / scale; 0 for idle channels */
+	int16_t *integers;    /* [tokens][64]: from `first` on */
 };
 
-#define INTEGER_NONE INT16_MIN
-#define INTEGER_MAX  32000
+#define INTEGER_NONE  INT16_MIN
+#define INTEGER_MAX   32000
+#define INTEGER_SMALL 4095
+
+/* Distances of each channel's integers to its offset and to the token before, where both are. */
+struct distance_job {
+	const int16_t *integers;
+	uint32_t first, tokens;
+	uint8_t is_small;      /* none is INTEGER_NONE or beyond INTEGER_SMALL */
+	const int16_t *offset; /* [64] */
+	uint32_t to_offset[LANES], to_last[LANES];
+};
+
+#define RAW_CHOICES (RAW_BITS_MAX + 1)
+
+/* How often each class would occur with r raw bits, in some tokens (count_takes). */
+struct count_job {
+	const int16_t *integers;
+	uint32_t first, tokens, lanes;
+	const int16_t *offset, *delta; /* [64] */
+	uint32_t total;                /* all symbols, those outside too */
+	uint32_t count[RAW_CHOICES][16];
+};
+
+/* Eight tokens of each 32 are enough, if there are many. */
+static inline int count_takes(const struct count_job *job, uint32_t token)
+{
+	return job->tokens - job->first < 128 || (token - job->first) % 32 < 8;
+}
 
 /*
  * Integers to classes and raw bits, each against the integer that the decoder will have. Where an
@@ -162,22 +225,26 @@ struct quantise_job {
 struct pack_job {
 	const int16_t *integers; /* [tokens][64] */
 	uint32_t tokens, lanes, raw_bits;
-	const int16_t *offset, *delta; /* [64]; delta as in tile_job */
-	uint8_t *classes;              /* [tokens][64] */
+	const int16_t *offset, *delta; /* [64]; delta: -1 where the previous token is the base */
+	uint8_t *classes;              /* [tokens][64], lane order */
 	uint8_t *raw;                  /* and 8 writable bytes past it */
-	uint64_t *outside;             /* [tokens]: lanes whose integer is not reproduced */
+	uint64_t *outside;             /* [tokens]: channels whose integer is not reproduced */
+	uint32_t count[16];            /* result: of each class */
 };
 
-/* Squares of errors and values of what will be decoded, but for tokens before `first`. */
+/* Squares of errors and values of what will be decoded: channels as above, then added in order. */
 struct measure_job {
-	const float *values;
+	struct group_view view;
 	const int16_t *integers;
-	const float *scale; /* [64] */
-	uint32_t first, tokens, lanes;
-	uint8_t dtype;
-	uint64_t *outside; /* these lanes count for neither; lanes that overflow are added */
-	double error_sum, norm_sum; /* results, summed by lane, then over lanes */
+	const float *scale;         /* [64]; 0 for idle channels */
+	uint64_t *outside;          /* count for neither; channels that overflow are added */
+	double error_sum, norm_sum; /* results */
 };
+
+/* One value as `quantise` makes an integer of it. */
+int16_t quantise_value(float x);
+/* The last step of measure: channels in order. */
+void measure_total(struct measure_job *job, const double error[LANES], const double norm[LANES]);
 
 struct kernels {
 	const char *name;
@@ -192,13 +259,16 @@ struct kernels {
 	void (*write)(const struct write_job *job);
 	void (*write_end)(void); /* what was written is to be handed to another thread */
 
-	/* Returns where the stream begins, or NULL when it does not fit. */
-	uint8_t *(*r16_encode)(const struct r16_encode_job *job);
-	void (*split)(const struct split_job *job);
-	void (*load)(const struct load_job *job);
+	void (*r16_encode)(struct r16_encode_job *job);
+	void (*spread)(struct spread_job *job);
+	void (*power)(const struct power_job *job);
 	void (*quantise)(const struct quantise_job *job);
-	void (*pack)(const struct pack_job *job);
+	void (*distance)(struct distance_job *job);
+	void (*count)(struct count_job *job);
+	void (*pack)(struct pack_job *job);
 	void (*measure)(struct measure_job *job);
+	void (*exponents)(struct exponent_job *job);
+	void (*split)(struct split_job *job);
 };
 
 extern const struct kernels kernels_scalar;

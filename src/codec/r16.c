@@ -26,29 +26,32 @@ static int r16_encode(struct codec_scratch *scratch, const struct class_plane *p
 		      struct class_result *ret_result)
 {
 	uint32_t streams = choose_streams(plane->groups_count);
-	uint8_t *next = out + (size_t)streams * LENGTH_BYTES, *end = out + room;
+	uint64_t bytes_count = (uint64_t)streams * LENGTH_BYTES;
+	struct r16_encode_job job = {
+	    .plane = plane, .frequency = frequency, .streams_count = streams};
+	uint8_t *place = scratch->streams;
 
-	(void)scratch;
-	if (room < streams * LENGTH_BYTES)
-		return -E2BIG;
 	for (uint32_t k = 0; k < streams; k++) {
-		struct r16_encode_job job = {.plane = plane,
-					     .frequency = frequency,
-					     .group0 = k * plane->groups_count / streams,
-					     .group_end = (k + 1) * plane->groups_count / streams,
-					     .begin = next,
-					     .end = end};
-		const uint8_t *stream = kernels_get()->r16_encode(&job);
-		uint32_t bytes;
+		uint32_t group0 = stream_group0(k, streams, plane->groups_count);
+		uint32_t groups = stream_group0(k + 1, streams, plane->groups_count) - group0;
 
-		if (!stream)
-			return -E2BIG;
-		bytes = (uint32_t)(end - stream);
-		memmove(next, stream, bytes);
-		store_le32(out + (size_t)k * LENGTH_BYTES, bytes);
-		next += bytes;
+		place += (size_t)groups * plane->tokens * LANES + STREAM_EXTRA_BYTES;
+		job.end[k] = place;
 	}
-	ret_result->bytes_count = (uint32_t)(next - out);
+	kernels_get()->r16_encode(&job);
+	for (uint32_t k = 0; k < streams; k++)
+		bytes_count += (uint64_t)(job.end[k] - job.begin[k]);
+	if (bytes_count > room)
+		return -E2BIG;
+	place = out + (size_t)streams * LENGTH_BYTES;
+	for (uint32_t k = 0; k < streams; k++) {
+		uint32_t bytes = (uint32_t)(job.end[k] - job.begin[k]);
+
+		memcpy(place, job.begin[k], bytes);
+		store_le32(out + (size_t)k * LENGTH_BYTES, bytes);
+		place += bytes;
+	}
+	ret_result->bytes_count = (uint32_t)bytes_count;
 	ret_result->streams_count = streams;
 	ret_result->class_crc = 0;
 	return 0;

@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * scalar_encode.c - the reference of encoding one group: elements to classes, raw bits and the
- * error that decoding will have.
+ * scalar_encode.c - the reference of a group's statistics and of its way to integers.
  *
- * Sums are kept by lane and added in lane order at the end, so that a vector of any width gives the
- * same bytes.
+ * Sums of floats have a fixed shape that vectors of any width can follow (kernels.h): each channel
+ * by itself, tokens in runs; so every level gives the same bytes.
  */
 #include <string.h>
 
@@ -12,161 +11,100 @@
 #include "codec/float.h"
 #include "codec/scalar.h"
 
-/* Fields of `bits` bits, least significant first; writes up to 4 bytes past the row's end. */
-static inline __attribute__((always_inline)) void raw_pack(const uint32_t *fields, uint32_t lanes,
-							   const uint32_t bits, uint8_t *out)
-{
-	uint64_t word = 0;
-	uint32_t filled = 0;
-
-	for (uint32_t lane = 0; lane < lanes; lane++) {
-		word |= (uint64_t)fields[lane] << filled;
-		filled += bits;
-		if (filled < 32)
-			continue;
-		store_le32(out, (uint32_t)word);
-		out += 4;
-		word >>= 32;
-		filled -= 32;
-	}
-	if (filled)
-		store_le32(out, (uint32_t)word);
-}
-
-static void raw_row(const uint32_t *fields, uint32_t lanes, uint32_t bits, uint8_t *out)
-{
-	switch (bits) {
-	case 0:
-		break;
-	case 1:
-		raw_pack(fields, lanes, 1, out);
-		break;
-	case 2:
-		raw_pack(fields, lanes, 2, out);
-		break;
-	case 3:
-		raw_pack(fields, lanes, 3, out);
-		break;
-	case 4:
-		raw_pack(fields, lanes, 4, out);
-		break;
-	case 8:
-		raw_pack(fields, lanes, 8, out);
-		break;
-	default:
-		raw_pack(fields, lanes, bits, out);
-		break;
-	}
-}
-
-/* A row of elements in lane order, as bits: a full row's lanes are pairs of channels taken by turns
- * from its lower and its upper half. */
-#define LOAD_ROW(name, type)                                                              \
-	static inline void name(const uint8_t *row, uint32_t lanes, uint32_t bits[LANES]) \
-	{                                                                                 \
-		type in[LANES];                                                           \
-                                                                                          \
-		memcpy(in, row, lanes * sizeof(type));                                    \
-		for (uint32_t i = 0; lanes < LANES && i < lanes; i++)                     \
-			bits[i] = in[i];                                                  \
-		for (uint32_t i = 0; lanes == LANES && i < LANES / 4; i++) {              \
-			bits[4 * i] = in[2 * i];                                          \
-			bits[4 * i + 1] = in[2 * i + 1];                                  \
-			bits[4 * i + 2] = in[LANES / 2 + 2 * i];                          \
-			bits[4 * i + 3] = in[LANES / 2 + 2 * i + 1];                      \
-		}                                                                         \
-	}
-
-LOAD_ROW(load_row8, uint8_t)
-LOAD_ROW(load_row16, uint16_t)
-LOAD_ROW(load_row32, uint32_t)
-
-static inline void load_bits(const uint8_t *row, uint32_t lanes, uint32_t element_bytes,
-			     uint32_t bits[LANES])
+static inline uint32_t element_bits(const uint8_t *row, uint32_t element_bytes, uint32_t i)
 {
 	if (element_bytes == 1)
-		load_row8(row, lanes, bits);
-	else if (element_bytes == 2)
-		load_row16(row, lanes, bits);
-	else
-		load_row32(row, lanes, bits);
+		return row[i];
+	if (element_bytes == 2)
+		return load_le16(row + 2 * (size_t)i);
+	return load_le32(row + 4 * (size_t)i);
 }
 
-/* One bit a lane of what is marked there with 1; most rows have none. */
-static inline uint64_t marks_to_bits(const uint8_t marks[LANES], uint32_t lanes)
-{
-	uint64_t bits = 0;
-	uint8_t any = 0;
-
-	for (uint32_t i = 0; i < LANES; i++)
-		any |= marks[i];
-	if (!any)
-		return 0;
-	for (uint32_t i = 0; i < LANES; i++)
-		bits |= (uint64_t)marks[i] << i;
-	return bits & UINT64_MAX >> (LANES - lanes);
-}
-
-void scalar_split(const struct split_job *job)
-{
-	uint32_t element_bytes = dtype_bytes(job->dtype);
-	uint32_t raw_bits = dtype_raw_bits(job->dtype), fraction = raw_bits - 1;
-	uint32_t exponent_max = dtype_exponent_max(job->dtype), sign = 8 * element_bytes - 1;
-	uint32_t raw_bytes = (job->lanes * raw_bits + 7) / 8;
-	uint32_t bits[LANES], fields[LANES];
-	uint8_t marks[LANES] = {0};
-
-	for (uint32_t token = 0; token < job->tokens; token++) {
-		uint8_t *classes = job->classes + token * LANES;
-
-		load_bits(job->elements + token * job->row_bytes, job->lanes, element_bytes, bits);
-		for (uint32_t i = 0; i < job->lanes; i++) {
-			uint8_t class = job->class_of[bits[i] >> fraction & exponent_max];
-
-			marks[i] = class >> 4;
-			classes[i] = marks[i] ? job->other_class : class;
-		}
-		for (uint32_t i = 0; i < job->lanes; i++)
-			fields[i] = (bits[i] & ((1u << fraction) - 1)) | bits[i] >> sign
-											<< fraction;
-		job->outside[token] = marks_to_bits(marks, job->lanes);
-		raw_row(fields, job->lanes, raw_bits, job->raw + (size_t)token * raw_bytes);
-	}
-}
-
-static inline void values_row(const uint32_t bits[LANES], uint8_t dtype, float *values)
+static inline float value_of(uint32_t bits, uint8_t dtype)
 {
 	switch (dtype) {
 	case SSV_DTYPE_BF16:
-		for (uint32_t i = 0; i < LANES; i++)
-			values[i] = f32_of(bits[i] << 16);
-		break;
+		return f32_of(bits << 16);
 	case SSV_DTYPE_FP16:
-		for (uint32_t i = 0; i < LANES; i++)
-			values[i] = f32_from_fp16((uint16_t)bits[i]);
-		break;
+		return f32_from_fp16((uint16_t)bits);
 	case SSV_DTYPE_FP32:
-		memcpy(values, bits, LANES * sizeof(*values));
-		break;
+		return f32_of(bits);
 	case SSV_DTYPE_E4M3:
-		for (uint32_t i = 0; i < LANES; i++)
-			values[i] = f32_from_e4m3((uint8_t)bits[i]);
-		break;
+		return f32_from_e4m3((uint8_t)bits);
 	default:
-		for (uint32_t i = 0; i < LANES; i++)
-			values[i] = f32_from_e5m2((uint8_t)bits[i]);
-		break;
+		return f32_from_e5m2((uint8_t)bits);
 	}
 }
 
-void scalar_load(const struct load_job *job)
+static void load_row(const struct group_view *view, uint32_t token, float values[LANES])
 {
-	uint32_t bits[LANES] = {0};
+	const uint8_t *row = view->elements + token * view->row_bytes;
+	uint32_t element_bytes = dtype_bytes(view->dtype);
 
-	for (uint32_t token = 0; token < job->tokens; token++) {
-		load_bits(job->elements + token * job->row_bytes, job->lanes,
-			  dtype_bytes(job->dtype), bits);
-		values_row(bits, job->dtype, job->values + token * LANES);
+	for (uint32_t i = 0; i < view->lanes; i++)
+		values[i] = value_of(element_bits(row, element_bytes, i), view->dtype);
+}
+
+/* Add runs to the sums at the end of each run of tokens. */
+static inline int run_ends(const struct group_view *view, uint32_t token)
+{
+	return (token - view->first) % RUN_TOKENS == RUN_TOKENS - 1 || token + 1 == view->tokens;
+}
+
+static void run_add(float run[LANES], double sum[LANES])
+{
+	for (uint32_t i = 0; i < LANES; i++) {
+		sum[i] += (double)run[i];
+		run[i] = 0;
+	}
+}
+
+void scalar_spread(struct spread_job *job)
+{
+	float values[LANES] = {0}, sum[LANES] = {0}, square[LANES] = {0};
+
+	memset(job->sum, 0, sizeof(job->sum));
+	memset(job->square, 0, sizeof(job->square));
+	memset(job->peak, 0, sizeof(job->peak));
+	memset(job->count, 0, sizeof(job->count));
+	for (uint32_t t = job->view.first; t < job->view.tokens; t++) {
+		load_row(&job->view, t, values);
+		for (uint32_t i = 0; i < LANES; i++) {
+			int finite = f32_is_finite(values[i]);
+			float x = finite ? values[i] : 0;
+			float magnitude = f32_of(f32_bits(x) & INT32_MAX);
+
+			job->peak[i] = magnitude > job->peak[i] ? magnitude : job->peak[i];
+			sum[i] += x;
+			square[i] += x * x;
+			job->count[i] += (uint32_t)finite;
+		}
+		if (!run_ends(&job->view, t))
+			continue;
+		run_add(sum, job->sum);
+		run_add(square, job->square);
+	}
+}
+
+void scalar_power(const struct power_job *job)
+{
+	float values[LANES] = {0}, square[LANES], sum[LANES / 4];
+
+	for (uint32_t t = job->view.first; t < job->view.tokens; t++) {
+		load_row(&job->view, t, values);
+		for (uint32_t i = 0; i < LANES; i++) {
+			int counts = i >= job->channel0 && i < job->channel_end;
+			float x = counts && f32_is_finite(values[i]) ? values[i] : 0;
+
+			square[i] = x * x;
+		}
+		for (uint32_t i = 0; i < LANES / 4; i++)
+			sum[i] = ((square[2 * i] + square[2 * i + 1]) + square[32 + 2 * i]) +
+				 square[33 + 2 * i];
+		for (uint32_t half = LANES / 8; half; half /= 2)
+			for (uint32_t i = 0; i < half; i++)
+				sum[i] += sum[i + half];
+		job->power[t] += sum[0];
 	}
 }
 
@@ -175,59 +113,82 @@ void scalar_load(const struct load_job *job)
 #define ROUND_BIAS_BITS 0x4b400000
 #define LIMIT_BITS      0x46fa0000 /* of (float)INTEGER_MAX */
 
+int16_t quantise_value(float x)
+{
+	int32_t bits = (int32_t)f32_bits(x);
+
+	/* as integers, magnitudes beyond the limit, infinity and NaN are above */
+	if ((bits & INT32_MAX) > LIMIT_BITS)
+		return INTEGER_NONE;
+	return (int16_t)((int32_t)f32_bits(x + ROUND_BIAS) - ROUND_BIAS_BITS);
+}
+
 void scalar_quantise(const struct quantise_job *job)
 {
-	const float *restrict inverse = job->inverse;
+	float values[LANES] = {0};
 
-	for (uint32_t token = 0; token < job->tokens; token++) {
-		const float *restrict values = job->values + token * LANES;
-		int16_t *restrict integers = job->integers + token * LANES;
+	for (uint32_t t = job->view.first; t < job->view.tokens; t++) {
+		load_row(&job->view, t, values);
+		for (uint32_t i = 0; i < LANES; i++)
+			job->integers[t * LANES + i] = quantise_value(values[i] * job->inverse[i]);
+	}
+}
+
+void scalar_distance(struct distance_job *job)
+{
+	memset(job->to_offset, 0, sizeof(job->to_offset));
+	memset(job->to_last, 0, sizeof(job->to_last));
+	for (uint32_t t = job->first + 1; t < job->tokens; t++) {
+		const int16_t *row = job->integers + t * LANES, *before = row - LANES;
 
 		for (uint32_t i = 0; i < LANES; i++) {
-			int32_t bits = (int32_t)f32_bits(values[i] * inverse[i]);
-			/* as integers, magnitudes beyond the limit, infinity and NaN are above */
-			int32_t near = -((bits & INT32_MAX) <= LIMIT_BITS);
-			float held = f32_of((uint32_t)(bits & near));
-			int32_t n = (int32_t)f32_bits(held + ROUND_BIAS) - ROUND_BIAS_BITS;
+			int32_t plain = row[i] - job->offset[i], delta = row[i] - before[i];
 
-			integers[i] = (int16_t)((n & near) | (INTEGER_NONE & ~near));
+			if (row[i] == INTEGER_NONE || before[i] == INTEGER_NONE)
+				continue;
+			job->to_offset[i] += (uint32_t)(plain < 0 ? -plain : plain);
+			job->to_last[i] += (uint32_t)(delta < 0 ? -delta : delta);
 		}
 	}
 }
 
-void scalar_pack(const struct pack_job *job)
+#define HISTOGRAM_HALF (8 << RAW_BITS_MAX)
+
+/* How often each difference to its base occurs; returns how many symbols there are. */
+static uint32_t histogram_fill(const struct count_job *job, uint32_t histogram[2 * HISTOGRAM_HALF])
 {
-	const int32_t middle = 8 << job->raw_bits, top = (16 << job->raw_bits) - 1;
-	const int32_t mask = (1 << job->raw_bits) - 1;
-	uint32_t raw_bytes = (job->lanes * job->raw_bits + 7) / 8;
-	int32_t current[LANES], symbols[LANES];
-	uint32_t fields[LANES];
-	uint8_t marks[LANES];
+	uint32_t total = 0;
 
-	for (uint32_t i = 0; i < LANES; i++)
-		current[i] = job->offset[i];
-	for (uint32_t token = 0; token < job->tokens; token++) {
-		const int16_t *restrict integers = job->integers + token * LANES;
-		uint8_t *restrict classes = job->classes + token * LANES;
+	for (uint32_t t = job->first; t < job->tokens; t++) {
+		const int16_t *row = job->integers + t * LANES;
+		const int16_t *before = t > job->first ? row - LANES : job->offset;
 
-		for (uint32_t i = 0; i < LANES; i++) {
-			int32_t base =
-			    (current[i] & job->delta[i]) | (job->offset[i] & ~job->delta[i]);
-			int32_t known = -(integers[i] != INTEGER_NONE);
-			int32_t symbol = ((integers[i] - base) & known) + middle;
+		for (uint32_t i = 0; i < job->lanes && count_takes(job, t); i++) {
+			int32_t base = job->delta[i] ? before[i] : job->offset[i];
+			uint32_t at = (uint32_t)(row[i] - base + HISTOGRAM_HALF);
 
-			symbol &= -(symbol >= 0);
-			symbol = symbol > top ? top : symbol;
-			current[i] = base + symbol - middle;
-			symbols[i] = symbol;
+			if (row[i] == INTEGER_NONE || base == INTEGER_NONE)
+				continue;
+			total++;
+			if (at < 2 * HISTOGRAM_HALF)
+				histogram[at]++;
 		}
-		for (uint32_t i = 0; i < LANES; i++) {
-			marks[i] = current[i] != integers[i];
-			classes[i] = (uint8_t)(symbols[i] >> job->raw_bits);
-			fields[i] = (uint32_t)(symbols[i] & mask);
-		}
-		job->outside[token] = marks_to_bits(marks, job->lanes);
-		raw_row(fields, job->lanes, job->raw_bits, job->raw + (size_t)token * raw_bytes);
+	}
+	return total;
+}
+
+void scalar_count(struct count_job *job)
+{
+	uint32_t histogram[2 * HISTOGRAM_HALF] = {0};
+
+	job->total = histogram_fill(job, histogram);
+	for (uint32_t r = 0; r < RAW_CHOICES; r++) {
+		uint32_t half = HISTOGRAM_HALF >> r;
+
+		memcpy(job->count[r], histogram + half - 8, sizeof(job->count[r]));
+		/* one more raw bit: neighbours become one */
+		for (uint32_t i = 0; i < half; i++)
+			histogram[i] = histogram[2 * i] + histogram[2 * i + 1];
 	}
 }
 
@@ -248,80 +209,38 @@ static inline float decoded_value(float x, uint8_t dtype)
 	}
 }
 
-/* One row; lanes in *outside are left out, lanes that overflow are added to it. */
-static void measure_marked(const struct measure_job *job, uint32_t token, double *error,
-			   double *norm)
-{
-	const float *values = job->values + token * LANES;
-	const int16_t *integers = job->integers + token * LANES;
-
-	for (uint32_t i = 0; i < job->lanes; i++) {
-		float x = decoded_value((float)integers[i] * job->scale[i], job->dtype);
-		float off = x - values[i];
-
-		if (!f32_is_finite(x))
-			job->outside[token] |= UINT64_C(1) << i;
-		if (job->outside[token] >> i & 1)
-			continue;
-		error[i] += (double)off * off;
-		norm[i] += (double)values[i] * values[i];
-	}
-}
-
-/* One row of which nothing is outside, and nothing can overflow. */
-static inline __attribute__((always_inline)) void measure_row(const struct measure_job *job,
-							      uint32_t token, const uint8_t dtype,
-							      double *restrict error,
-							      double *restrict norm)
-{
-	const float *restrict values = job->values + token * LANES;
-	const int16_t *restrict integers = job->integers + token * LANES;
-	const float *restrict scale = job->scale;
-
-	for (uint32_t i = 0; i < LANES; i++) {
-		double off = decoded_value((float)integers[i] * scale[i], dtype) - values[i];
-
-		error[i] += off * off;
-		norm[i] += (double)values[i] * values[i];
-	}
-}
-
-static inline __attribute__((always_inline)) void measure(struct measure_job *job,
-							  const uint8_t dtype)
-{
-	double error[LANES] = {0}, norm[LANES] = {0};
-
-	for (uint32_t token = job->first; token < job->tokens; token++) {
-		if (job->outside[token] || dtype == SSV_DTYPE_FP16)
-			measure_marked(job, token, error, norm);
-		else
-			measure_row(job, token, dtype, error, norm);
-	}
-	job->error_sum = 0;
-	job->norm_sum = 0;
-	for (uint32_t i = 0; i < job->lanes; i++) {
-		job->error_sum += error[i];
-		job->norm_sum += norm[i];
-	}
-}
-
 void scalar_measure(struct measure_job *job)
 {
-	switch (job->dtype) {
-	case SSV_DTYPE_BF16:
-		measure(job, SSV_DTYPE_BF16);
-		break;
-	case SSV_DTYPE_FP16:
-		measure(job, SSV_DTYPE_FP16);
-		break;
-	case SSV_DTYPE_FP32:
-		measure(job, SSV_DTYPE_FP32);
-		break;
-	case SSV_DTYPE_E4M3:
-		measure(job, SSV_DTYPE_E4M3);
-		break;
-	default:
-		measure(job, SSV_DTYPE_E5M2);
-		break;
+	double error_sum[LANES] = {0}, norm_sum[LANES] = {0};
+	float values[LANES] = {0}, error[LANES] = {0}, norm[LANES] = {0};
+
+	for (uint32_t t = job->view.first; t < job->view.tokens; t++) {
+		load_row(&job->view, t, values);
+		for (uint32_t i = 0; i < LANES; i++) {
+			float product = (float)job->integers[t * LANES + i] * job->scale[i];
+			float x = decoded_value(product, job->view.dtype), off = x - values[i];
+
+			if (!f32_is_finite(x))
+				job->outside[t] |= UINT64_C(1) << i;
+			if (job->outside[t] >> i & 1)
+				continue;
+			error[i] += off * off;
+			norm[i] += values[i] * values[i];
+		}
+		if (!run_ends(&job->view, t))
+			continue;
+		run_add(error, error_sum);
+		run_add(norm, norm_sum);
+	}
+	measure_total(job, error_sum, norm_sum);
+}
+
+void measure_total(struct measure_job *job, const double error[LANES], const double norm[LANES])
+{
+	job->error_sum = 0;
+	job->norm_sum = 0;
+	for (uint32_t i = 0; i < LANES; i++) {
+		job->error_sum += error[i];
+		job->norm_sum += norm[i];
 	}
 }

@@ -14,14 +14,6 @@
 
 #include "codec/scalar.h"
 
-#define R16_TOTAL 256u /* of a group's frequencies, and the least state */
-
-/* What every lane's state is before encoding, and so after decoding. */
-static inline uint32_t start_state(uint32_t lane)
-{
-	return R16_TOTAL + (lane * 37 & 255);
-}
-
 int scalar_r16_table(struct r16_table *table, const uint8_t frequency[16])
 {
 	uint32_t slot = 0;
@@ -113,44 +105,60 @@ static void symbols_fill(struct symbol_table *table, const uint8_t frequency[16]
 	}
 }
 
-uint8_t *scalar_r16_encode(const struct r16_encode_job *job)
+uint8_t *scalar_r16_encode_group(const struct class_plane *plane, uint32_t group,
+				 const uint8_t frequency[16], uint16_t x[LANES], uint8_t *next)
 {
-	const struct class_plane *plane = job->plane;
+	uint32_t lanes = plane_lanes(plane, group);
+	const uint8_t *symbols = plane_group(plane, group) + plane->tokens * LANES;
 	struct symbol_table table;
-	uint32_t x[LANES];
-	uint8_t *next = job->end;
 
-	for (uint32_t lane = 0; lane < LANES; lane++)
-		x[lane] = start_state(lane);
-	for (uint32_t group = job->group_end; group-- > job->group0;) {
-		uint32_t lanes = plane_lanes(plane, group);
-		const uint8_t *symbols = plane_group(plane, group) + plane->tokens * LANES;
+	symbols_fill(&table, frequency);
+	for (uint32_t token = plane->tokens; token-- > 0;) {
+		symbols -= LANES;
+		for (uint32_t lane = lanes; lane-- > 0;) {
+			uint32_t s = symbols[lane], state = x[lane];
+			uint32_t emit = state >= table.symbol[s].limit, quotient;
 
-		symbols_fill(&table, job->frequency + (size_t)group * 16);
-		for (uint32_t token = plane->tokens; token-- > 0;) {
-			symbols -= LANES;
-			if (next - job->begin < (ptrdiff_t)(LANES + R16_STATES_BYTES))
-				return NULL;
-			for (uint32_t lane = lanes; lane-- > 0;) {
-				uint32_t s = symbols[lane], state = x[lane];
-				uint32_t emit = state >= table.symbol[s].limit, quotient;
-
-				next[-1] = (uint8_t)state;
-				next -= emit;
-				state >>= emit << 3;
-				quotient =
-				    (uint32_t)((uint64_t)state * table.symbol[s].reciprocal >> 24);
-				x[lane] = state + quotient * table.symbol[s].complement +
-					  table.symbol[s].start;
-			}
+			next[-1] = (uint8_t)state;
+			next -= emit;
+			state >>= emit << 3;
+			quotient = (uint32_t)((uint64_t)state * table.symbol[s].reciprocal >> 24);
+			x[lane] = (uint16_t)(state + quotient * table.symbol[s].complement +
+					     table.symbol[s].start);
 		}
 	}
-	if (next - job->begin < (ptrdiff_t)R16_STATES_BYTES)
-		return NULL;
+	return next;
+}
+
+uint8_t *r16_encode_begin(uint16_t x[LANES], uint8_t *end)
+{
+	for (uint32_t lane = 0; lane < LANES; lane++)
+		x[lane] = (uint16_t)r16_start_state(lane);
+	return end;
+}
+
+uint8_t *r16_encode_finish(const uint16_t x[LANES], uint8_t *next)
+{
 	next -= R16_STATES_BYTES;
 	for (uint32_t lane = 0; lane < LANES; lane++) {
 		next[lane] = (uint8_t)x[lane];
 		next[LANES + lane] = (uint8_t)(x[lane] >> 8);
 	}
 	return next;
+}
+
+void scalar_r16_encode(struct r16_encode_job *job)
+{
+	uint32_t streams = job->streams_count, groups = job->plane->groups_count;
+	uint16_t x[LANES];
+
+	for (uint32_t k = 0; k < streams; k++) {
+		uint8_t *next = r16_encode_begin(x, job->end[k]);
+
+		for (uint32_t group = stream_group0(k + 1, streams, groups);
+		     group-- > stream_group0(k, streams, groups);)
+			next = scalar_r16_encode_group(
+			    job->plane, group, job->frequency + (size_t)group * 16, x, next);
+		job->begin[k] = r16_encode_finish(x, next);
+	}
 }

@@ -59,12 +59,12 @@ static void lay_out(struct codec_scratch *s, struct arena *arena, uint32_t chann
 	s->position = arena_take(arena, channels_max * sizeof(*s->position));
 	s->rows = arena_take(arena, SSV_CHUNK_TOKENS * sizeof(*s->rows));
 	s->row_offset = arena_take(arena, channels_max * sizeof(*s->row_offset));
-	s->values = arena_take(arena, TILE_ELEMENTS * sizeof(*s->values));
+	s->streams = arena_take(arena, elements + R16_STREAMS_MAX * STREAM_EXTRA_BYTES);
 	s->outside = arena_take(arena, SSV_CHUNK_TOKENS * sizeof(*s->outside));
 	s->power = arena_take(arena, channels_max * sizeof(*s->power));
+	s->mean = arena_take(arena, channels_max * sizeof(*s->mean));
 	s->peak = arena_take(arena, channels_max * sizeof(*s->peak));
 	s->spread = arena_take(arena, channels_max * sizeof(*s->spread));
-	s->sorted = arena_take(arena, channels_max * sizeof(*s->sorted));
 	s->steps = arena_take(arena, channels_max * sizeof(*s->steps));
 	s->raw_bits = arena_take(arena, groups);
 	s->frequency = arena_take(arena, groups * META_CLASSES);

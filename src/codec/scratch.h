@@ -15,6 +15,8 @@
 #define PAIRS_BYTES_MAX (2u << 20) /* class bytes of one entry that inflating may produce */
 
 struct class_strips;
+#define STREAM_EXTRA_BYTES 192u /* R16_STATES_BYTES, and what a vector may write before them */
+
 struct libdeflate_decompressor;
 struct ZSTD_CCtx_s;
 struct ZSTD_DCtx_s;
@@ -43,12 +45,12 @@ struct codec_scratch {
 	uint16_t *position;   /* [channels_max]: where a channel stands in the meta's order */
 	uint8_t **rows;       /* transcoding: [SSV_CHUNK_TOKENS] */
 	uint32_t *row_offset; /* [channels_max] */
-	float *values;        /* encoding, one group: [SSV_CHUNK_TOKENS][64] */
-	uint64_t *outside;    /* [SSV_CHUNK_TOKENS]: lanes of the group that need an exception */
+	uint8_t *streams;     /* r16 encoding: a byte a symbol, STREAM_EXTRA_BYTES a stream */
+	uint64_t *outside;    /* [SSV_CHUNK_TOKENS]: channels of the group that need an exception */
 	float *power;         /* [channels_max]: mean square of a channel */
 	float *spread;        /* [channels_max]: its variance */
+	float *mean;          /* [channels_max] */
 	float *peak;          /* [channels_max]: its largest magnitude */
-	float *sorted;        /* [channels_max]: for medians */
 	uint16_t *steps;      /* [channels_max], by head */
 	uint8_t *raw_bits;    /* [groups_max] */
 	uint8_t *frequency;   /* [groups_max][16] */
