@@ -54,16 +54,16 @@ static const struct kernels kernels_avx512 = {
     .write = avx512_write,
     .write_end = avx512_write_end,
 
-    .r16_encode = scalar_r16_encode,
-    .spread = scalar_spread,
-    .power = scalar_power,
-    .quantise = scalar_quantise,
-    .distance = scalar_distance,
-    .count = scalar_count,
-    .pack = scalar_pack,
-    .measure = scalar_measure,
-    .exponents = scalar_exponents,
-    .split = scalar_split,
+    .r16_encode = avx512_r16_encode,
+    .spread = avx512_spread,
+    .power = avx512_power,
+    .quantise = avx512_quantise,
+    .distance = avx512_distance,
+    .count = avx512_count,
+    .pack = avx512_pack,
+    .measure = avx512_measure,
+    .exponents = avx512_exponents,
+    .split = avx512_split,
 };
 
 static const struct kernels kernels_avx2 = {
@@ -78,13 +78,13 @@ static const struct kernels kernels_avx2 = {
     .write_end = avx2_write_end,
 
     .r16_encode = scalar_r16_encode,
-    .spread = scalar_spread,
-    .power = scalar_power,
-    .quantise = scalar_quantise,
-    .distance = scalar_distance,
+    .spread = avx2_spread,
+    .power = avx2_power,
+    .quantise = avx2_quantise,
+    .distance = avx2_distance,
     .count = scalar_count,
     .pack = scalar_pack,
-    .measure = scalar_measure,
+    .measure = avx2_measure,
     .exponents = scalar_exponents,
     .split = scalar_split,
 };
@@ -95,7 +95,8 @@ static int avx512_runs(void)
 	return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
 	       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
 	       __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vbmi2") &&
-	       __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("popcnt");
+	       __builtin_cpu_supports("avx512vpopcntdq") && __builtin_cpu_supports("bmi2") &&
+	       __builtin_cpu_supports("popcnt");
 }
 
 static int avx2_runs(void)
@@ -117,13 +118,13 @@ static const struct kernels kernels_neon = {
     .write_end = neon_write_end,
 
     .r16_encode = scalar_r16_encode,
-    .spread = scalar_spread,
-    .power = scalar_power,
-    .quantise = scalar_quantise,
-    .distance = scalar_distance,
+    .spread = neon_spread,
+    .power = neon_power,
+    .quantise = neon_quantise,
+    .distance = neon_distance,
     .count = scalar_count,
     .pack = scalar_pack,
-    .measure = scalar_measure,
+    .measure = neon_measure,
     .exponents = scalar_exponents,
     .split = scalar_split,
 };
