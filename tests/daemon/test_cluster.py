@@ -25,7 +25,7 @@ TARGET = [block + 8 * CHUNKS for block in SOURCE]
 def cluster(folder: Path, request: pytest.FixtureRequest) -> Iterator[RedisCluster]:
     if not shutil.which("redis-server"):
         pytest.skip("no redis-server here")
-    server = RedisCluster(folder / "c", replicas=request.param, node_timeout_ms=500)
+    server = RedisCluster(folder / "c", replicas=request.param, node_timeout_ms=1500)
     yield server
     server.stop()
 

@@ -128,7 +128,7 @@ static bool start_node(struct harness_cluster *cluster, bool whole)
 	    "--cluster-port",
 	    bus,
 	    "--cluster-node-timeout",
-	    "400",
+	    "1500",
 	    "--cluster-require-full-coverage",
 	    whole ? "yes" : "no",
 	    "--cluster-replica-validity-factor",
