@@ -3,11 +3,12 @@
  * link.c - bench_link: an engine without a model, which stores and fetches made-up KV through a
  * daemon, as JSON.
  *
- *	bench_link SOCKET LAYERS CHUNKS BATCH IN_FLIGHT
+ *	bench_link SOCKET LAYERS CHUNKS BATCH IN_FLIGHT NODES
  *
  * Registers host memory (a memfd) for BATCH x IN_FLIGHT chunks of the shape of Llama-3-8B (8 KV
  * heads of 128, bf16, 256 tokens; LAYERS 32: 32 MiB) and obeys the lines on stdin, with a line of
- * JSON each:
+ * JSON each. Keys are chosen so that a cluster of NODES masters with equal slots holds as many of
+ * them on each:
  *
  *	store TIER         the CHUNKS chunks, under keys that the tier's name is part of
  *	keys TIER          their keys
@@ -28,6 +29,7 @@
 #include "codec/float.h"
 #include "fetch_io.h"
 #include "made_up.h"
+#include "store/cluster_map.h"
 
 #define HEADS         8u
 #define DIM           128u
@@ -41,7 +43,7 @@
 struct load {
 	struct fetch_io io;
 	struct ssv_key keys[CHUNKS_MAX];
-	uint32_t chunks, batch, in_flight, next;
+	uint32_t chunks, batch, in_flight, nodes, next;
 	uint8_t tier;
 };
 
@@ -71,6 +73,14 @@ static void open_load(struct load *load, const char *socket, uint16_t layers)
 		exit(err);
 }
 
+/* Which of the nodes holds this key, under the store's usual prefix. */
+static uint32_t node_of(const struct load *load, const struct ssv_key *key)
+{
+	uint32_t slot = cluster_slot(cluster_crc16(0, "ssv:", 4), key);
+
+	return slot * load->nodes / CLUSTER_SLOTS;
+}
+
 static int use_tier(struct load *load, const char *name)
 {
 	char text[64];
@@ -89,11 +99,13 @@ static int use_tier(struct load *load, const char *name)
 		return -EINVAL;
 	snprintf(text, sizeof(text), "bench link %s", name);
 	need(ssv_key_make_root(&root, &key), "key");
-	for (uint32_t i = 0; i < load->chunks; i++) {
-		tokens[0] = i;
-		(void)ssv_key_chain(&key, SSV_CHUNK_TOKENS, tokens, SSV_CHUNK_TOKENS, NULL, &key,
+	for (uint32_t i = 0; i < load->chunks; tokens[0]++) {
+		struct ssv_key next;
+
+		(void)ssv_key_chain(&key, SSV_CHUNK_TOKENS, tokens, SSV_CHUNK_TOKENS, NULL, &next,
 				    1);
-		load->keys[i] = key;
+		if (node_of(load, &next) == i % load->nodes)
+			load->keys[i++] = key = next;
 	}
 	return 0;
 }
@@ -294,12 +306,14 @@ int main(int argc, char **argv)
 	static struct load load;
 	char line[128];
 
-	if (argc != 6)
-		return (int)cli_fail(EXIT_USAGE,
-				     "bench_link: SOCKET LAYERS CHUNKS BATCH IN_FLIGHT < COMMANDS");
+	if (argc != 7)
+		return (int)cli_fail(
+		    EXIT_USAGE,
+		    "bench_link: SOCKET LAYERS CHUNKS BATCH IN_FLIGHT NODES < COMMANDS");
 	load.chunks = argument(argv[3], CHUNKS_MAX);
 	load.batch = argument(argv[4], load.chunks);
 	load.in_flight = argument(argv[5], CHUNKS_MAX / load.batch);
+	load.nodes = argument(argv[6], 64);
 	open_load(&load, argv[1], (uint16_t)argument(argv[2], 512));
 	while (fgets(line, sizeof(line), stdin)) {
 		need(obey(&load, line), line);

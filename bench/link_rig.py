@@ -71,16 +71,27 @@ class LinkRedis(Server):
 
 
 class LinkDaemon(Daemon):
-    """A shadowserved in the plane's namespace; `cores` are its workers', one each."""
+    """A shadowserved in the plane's namespace; `cores` are its workers', one each. `counted`: with
+    a malloc that counts, for stat."""
 
     def __init__(
-        self, name: str, out: Path, network: Network, store: str, cores: Sequence[int], **keys: str
+        self,
+        name: str,
+        out: Path,
+        network: Network,
+        store: str,
+        cores: Sequence[int],
+        counted: bool = False,
+        **keys: str,
     ) -> None:
         folder = out / name
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         self.socket, self.cores = folder / "shadowserved.sock", list(cores)
-        command = [*network.plane.prefix, *pinned(*cores), str(BUILD / "daemon" / "shadowserved")]
+        counter = BUILD / "tests" / "daemon" / "malloc_count.so"
+        preload = ["env", f"LD_PRELOAD={counter}"] if counted and counter.exists() else []
+        command = [*network.plane.prefix, *pinned(*cores), *preload]
+        command.append(str(BUILD / "daemon" / "shadowserved"))
         command += ["--socket", str(self.socket), "--store", store, "--arena", "1GiB"]
         command += ["--workers", str(len(self.cores)), "--cores", ",".join(map(str, cores))]
         for key, value in keys.items():
@@ -92,8 +103,10 @@ class LinkDaemon(Daemon):
 class Load:
     """A bench_link: one command at a time, each answered by one JSON object."""
 
-    def __init__(self, daemon: LinkDaemon, layers: int, chunks: int, batch: int, ahead: int):
-        arguments = [daemon.socket, layers, chunks, batch, ahead]
+    def __init__(
+        self, daemon: LinkDaemon, layers: int, chunks: int, batch: int, ahead: int, nodes: int = 1
+    ):
+        arguments = [daemon.socket, layers, chunks, batch, ahead, nodes]
         program = [*DIES_WITH_US, *pinned(HOST), str(BUILD / "bench" / "bench_link")]
         self.daemon, self.batch, self.layers = daemon, batch, layers
         self.process = subprocess.Popen(

@@ -17,6 +17,7 @@ import contextlib
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 
 MTU = 9000
 TOOLS = ("ip", "tc", "nsenter", "setpriv", "sysctl", "unshare")
@@ -143,6 +144,28 @@ class Network:
             namespace.run("ip", "link", "set", device, "up")
         inside.run("ip", "route", "add", "default", "via", host.gateway)
         self._tune(inside)
+
+    def delay(self, host: Host, milliseconds: int, program: Sequence[str]) -> subprocess.Popen[str]:
+        """A round trip so long between host and plane, until the process returned is killed.
+
+        program is bench_delay and what it runs under: it carries what the plane sends.
+        """
+        there = f"/proc/{host.namespace.holder.pid}/ns/net"
+        names = (f"dp{host.number}", f"dh{host.number}")
+        command = [*self.plane.prefix, *program, names[0], str(milliseconds), there, names[1]]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert process.stdout
+        if not process.stdout.readline():
+            process.wait(10)
+            raise OSError("bench_delay ended: is there a /dev/net/tun?")
+        for namespace, device in ((self.plane, names[0]), (host.namespace, names[1])):
+            namespace.run("ip", "link", "set", device, "mtu", MTU, "up")
+            # Packets go one way here and come back the other.
+            for name in ("all", device, host.device if namespace is not self.plane else host.peer):
+                namespace.run("sysctl", "-qw", f"net.ipv4.conf.{name}.rp_filter=0")
+        route = (f"{host.address}/32", "dev", names[0], "src", host.gateway)
+        self.plane.run("ip", "route", "replace", *route)
+        return process
 
     def close(self) -> None:
         for host in self.hosts:

@@ -234,10 +234,10 @@ class Daemon(Server):
     def ready(self) -> bool:
         return self.socket.exists()
 
-    def stat(self) -> dict[str, Any]:
+    def stat(self, *options: str) -> dict[str, Any]:
         program = str(BUILD / "cli" / "shadowserve")
         out = subprocess.run(
-            [program, "stat", "--json", "--socket", str(self.socket)],
+            [program, "stat", "--json", "--socket", str(self.socket), *options],
             capture_output=True,
             text=True,
             check=True,
