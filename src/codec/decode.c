@@ -17,9 +17,7 @@
 #include "codec/symbols.h"
 
 #define STRIP_TOKENS     32u /* of elements of 2 bytes and more: a cache line of a channel */
-#define FUSED_TOKENS     16u
-#define FUSED_SKEW       2048u /* so that loads of one buffer do not look like stores to the other */
-#define COLUMN_BYTES_MAX 8u    /* longest run that a transposed layout repeats */
+#define COLUMN_BYTES_MAX 8u  /* longest run that a transposed layout repeats */
 
 /* One group of the current round. */
 struct group_work {
@@ -311,49 +309,62 @@ static void group_strip(const struct tensor_work *w, struct group_work *g, uint8
 	write_tokens(w, g, token0, tokens);
 }
 
-/* Are all rows of these groups whole cache lines, so that they can be written while the next strip
- * is made? */
+/* Are all rows of these groups whole cache lines, and can they be made in one loop? */
 static int round_is_fused(const struct tensor_work *w, const struct class_strips *strips)
 {
 	if (w->r->kernels->fused == scalar_fused || !strips->streams_count || !w->has_lines)
 		return 0;
-	for (uint32_t i = 0; i < strips->groups_count; i++)
-		if (w->group[i].write.run_bytes != LANES * 2 ||
-		    w->group[i].write.place[0] % CACHE_LINE_BYTES)
+	for (uint32_t i = 0; i < strips->groups_count; i++) {
+		const struct group_work *g = &w->group[i];
+		uint32_t patches = g->exception_end - g->exception + w->r->verbatim_tokens * LANES;
+
+		if (g->write.run_bytes != LANES * 2 || g->write.place[0] % CACHE_LINE_BYTES ||
+		    patches > PATCHES_MAX)
 			return 0;
+	}
 	return 1;
+}
+
+/* What replaces elements of a group, in the order of tokens. */
+static void patches_make(const struct tensor_work *w, const struct group_work *g,
+			 struct patch *patch)
+{
+	const struct entry_reader *r = w->r;
+	uint32_t exception_bytes = EXCEPTION_INDEX_BYTES + r->element_bytes;
+	const uint8_t *in = r->exception + (size_t)g->exception * exception_bytes;
+	struct exception x = {0};
+
+	for (uint32_t t = 0; t < r->verbatim_tokens; t++) {
+		const uint8_t *row = r->verbatim + (size_t)t * r->extent.channels_count * 2;
+
+		for (uint32_t p = 0; p < LANES; p++, patch++) {
+			uint32_t channel = meta_channel(&r->meta, g->group * LANES + p);
+
+			*patch = (struct patch){(uint16_t)t, (uint16_t)p,
+						load_le16(row + (size_t)channel * 2)};
+		}
+	}
+	for (uint32_t i = g->exception; i < g->exception_end; i++, in += exception_bytes) {
+		(void)exception_read(w, i, &x);
+		*patch++ = (struct patch){(uint16_t)x.token, (uint16_t)(x.position % LANES),
+					  load_le16(in + EXCEPTION_INDEX_BYTES)};
+	}
+	*patch = (struct patch){.token = SSV_CHUNK_TOKENS};
 }
 
 static void round_fused(struct tensor_work *w, struct class_strips *strips)
 {
-	struct fused_strip fused = {.behind_tokens = 0};
-	uint8_t *rows = w->r->scratch->tile;
-	uint32_t tokens = 0;
+	struct fused_job job = {.token = w->target->token};
 
 	for (uint32_t i = 0; i < strips->groups_count; i++) {
-		fused.tile[i] = &w->group[i].tile;
-		fused.place[i] = w->group[i].write.place[0];
-		w->group[i].pitch = FUSED_ROW_BYTES;
+		struct patch *patches = w->r->scratch->patches + i * (PATCHES_MAX + 1);
+
+		patches_make(w, &w->group[i], patches);
+		job.patch[i] = patches;
+		job.tile[i] = &w->group[i].tile;
+		job.place[i] = w->group[i].write.place[0];
 	}
-	for (uint32_t t = 0; t < w->r->tokens; t += tokens) {
-		tokens = (uint32_t)u64_min(FUSED_TOKENS, w->r->tokens - t);
-		fused.rows =
-		    rows + t / FUSED_TOKENS % 2 * (FUSED_TOKENS * FUSED_ROW_BYTES + FUSED_SKEW);
-		strips_fused(strips, &fused, tokens);
-		for (uint32_t i = 0; i < strips->groups_count; i++) {
-			w->group[i].rows = fused.rows + i * FUSED_GROUP_BYTES;
-			raw_skip(&w->group[i], tokens);
-			strip_merge(w, &w->group[i], t, tokens);
-		}
-		fused.behind = fused.rows;
-		fused.behind_token = w->target->token + t;
-		fused.behind_tokens = tokens;
-	}
-	for (uint32_t i = 0; i < strips->groups_count; i++) {
-		w->group[i].write.elements = w->group[i].rows;
-		w->group[i].write.row_bytes = FUSED_ROW_BYTES;
-		write_tokens(w, &w->group[i], w->r->tokens - tokens, tokens);
-	}
+	strips_fused(strips, &job, w->r->tokens);
 }
 
 /* The groups of one round, strip by strip. nothing: their classes alone. */

@@ -46,23 +46,19 @@ struct r16_strip {
 	uint32_t streams_count, tokens;
 };
 
-/*
- * The same tokens of full bf16 groups, one of each stream, from streams to elements at once. Rows
- * of the groups stand side by side: [tokens][FUSED_ROW_BYTES]. Meanwhile such rows that were made
- * earlier are written to whole cache lines.
- */
-struct fused_strip {
-	struct r16_strip r16;                         /* without classes */
-	const struct tile_job *tile[R16_STREAMS_MAX]; /* without classes and tile */
-	uint8_t *rows;
-	const uint8_t *behind;           /* earlier rows; aligned */
-	uint8_t *const *behind_token;    /* aligned, or NULL: not wanted */
-	uint32_t place[R16_STREAMS_MAX]; /* of each group in a token */
-	uint32_t behind_tokens;
+/* An element that takes another's place. */
+struct patch {
+	uint16_t token, place, element;
 };
 
-#define FUSED_GROUP_BYTES (LANES * 2)
-#define FUSED_ROW_BYTES   (R16_STREAMS_MAX * FUSED_GROUP_BYTES)
+/* All tokens of full bf16 groups, one of each stream, from streams to whole cache lines at once. */
+struct fused_job {
+	struct r16_strip r16;                         /* without classes */
+	const struct tile_job *tile[R16_STREAMS_MAX]; /* without classes and tile */
+	const struct patch *patch[R16_STREAMS_MAX]; /* by token; ends with a token past the last */
+	uint8_t *const *token;                      /* aligned to a line, or NULL: not wanted */
+	uint32_t place[R16_STREAMS_MAX];            /* of each group in a token */
+};
 
 /* The streams of a plane, each written backwards from its end. */
 struct r16_encode_job {
@@ -253,7 +249,7 @@ struct kernels {
 	SSV_MUST_CHECK int (*r16_table)(struct r16_table *table, const uint8_t frequency[16]);
 	void (*r16_strip)(const struct r16_strip *strip);
 	/* scalar_fused: this level does it in parts. */
-	void (*fused)(const struct fused_strip *strip);
+	void (*fused)(const struct fused_job *job);
 	void (*dequantise)(const struct tile_job *job);
 	void (*join)(const struct tile_job *job); /* lossless: exponent, sign and mantissa */
 	void (*write)(const struct write_job *job);

@@ -18,7 +18,7 @@ static inline uint32_t r16_start_state(uint32_t lane)
 
 SSV_MUST_CHECK int scalar_r16_table(struct r16_table *table, const uint8_t frequency[16]);
 void scalar_r16_strip(const struct r16_strip *strip);
-void scalar_fused(const struct fused_strip *strip);
+void scalar_fused(const struct fused_job *job);
 void scalar_dequantise(const struct tile_job *job);
 void scalar_join(const struct tile_job *job);
 void scalar_write(const struct write_job *job);

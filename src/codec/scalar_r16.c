@@ -77,9 +77,9 @@ void scalar_r16_strip(const struct r16_strip *strip)
 			     strip->lanes[k], strip->tokens);
 }
 
-void scalar_fused(const struct fused_strip *strip)
+void scalar_fused(const struct fused_job *job)
 {
-	(void)strip;
+	(void)job;
 	ssv_assert(!"this level decodes in parts");
 }
 

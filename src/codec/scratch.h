@@ -14,9 +14,12 @@
 
 #define PAIRS_BYTES_MAX (2u << 20) /* class bytes of one entry that inflating may produce */
 
+#define PATCHES_MAX 1024u /* of a group that is decoded in one loop */
+
 struct class_strips;
 #define STREAM_EXTRA_BYTES 192u /* R16_STATES_BYTES, and what a vector may write before them */
 
+struct patch;
 struct libdeflate_decompressor;
 struct ZSTD_CCtx_s;
 struct ZSTD_DCtx_s;
@@ -36,6 +39,7 @@ struct codec_scratch {
 	struct class_strips *strips;
 	uint8_t *strip_classes;    /* [R16_STREAMS_MAX][STRIP_TOKENS_MAX][64] */
 	uint8_t *tile;             /* a group's strip: [STRIP_TOKENS_MAX][64] elements */
+	struct patch *patches;     /* [R16_STREAMS_MAX][PATCHES_MAX + 1] */
 	uint32_t *exception_first; /* [groups_max + 1]: of a tensor's exceptions, by group */
 	uint32_t *raw_offset;      /* [groups_max + 1]: of a tensor's raw bits, by group */
 	uint16_t *token_run;       /* [SSV_CHUNK_TOKENS]: tokens in step from one on */

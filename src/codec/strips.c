@@ -92,11 +92,11 @@ void strips_next(struct class_strips *strips, uint32_t token0, uint32_t tokens,
 	strips->kernels->r16_strip(&strips->strip);
 }
 
-void strips_fused(struct class_strips *strips, struct fused_strip *fused, uint32_t tokens)
+void strips_fused(struct class_strips *strips, struct fused_job *job, uint32_t tokens)
 {
-	fused->r16 = strips->strip;
-	fused->r16.tokens = tokens;
-	strips->kernels->fused(fused);
+	job->r16 = strips->strip;
+	job->r16.tokens = tokens;
+	strips->kernels->fused(job);
 }
 
 /* A lane ends where every lane's encoder began. */

@@ -45,8 +45,8 @@ SSV_MUST_CHECK int strips_round(struct class_strips *strips);
 void strips_next(struct class_strips *strips, uint32_t token0, uint32_t tokens,
 		 uint8_t *classes[R16_STREAMS_MAX]);
 
-/* The round's next tokens from r16 streams to tiles at once. */
-void strips_fused(struct class_strips *strips, struct fused_strip *fused, uint32_t tokens);
+/* All of the round's tokens, from r16 streams to their targets at once. */
+void strips_fused(struct class_strips *strips, struct fused_job *job, uint32_t tokens);
 
 /* After the last round: -EBADMSG unless all streams were used up exactly. */
 SSV_MUST_CHECK int strips_close(const struct class_strips *strips);

@@ -288,6 +288,15 @@ INLINE void v_symbols(const struct fields *f, vec class, const uint8_t *raw, uin
 		       _mm512_srli_epi16(v, 8));
 }
 
+/* Put an element of 16 bits at a place of a row of two vectors. */
+INLINE void v_patch16(vec *first, vec *second, uint32_t place, uint16_t element)
+{
+	uint64_t mask = UINT64_C(1) << place;
+
+	*first = _mm512_mask_set1_epi16(*first, (__mmask32)mask, (int16_t)element);
+	*second = _mm512_mask_set1_epi16(*second, (__mmask32)(mask >> 32), (int16_t)element);
+}
+
 /* ---- elements by symbol ---- */
 
 #define HAS_LOOKUP      1

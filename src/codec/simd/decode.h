@@ -21,7 +21,7 @@
 	void level##_write(const struct write_job *job);                   \
 	void level##_write_end(void);
 
-void avx512_fused(const struct fused_strip *strip);
+void avx512_fused(const struct fused_job *job);
 
 DECODE_KERNELS(avx512)
 DECODE_KERNELS(avx2)

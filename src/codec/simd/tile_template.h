@@ -88,23 +88,18 @@ INLINE void row32_store(uint8_t *row, uint32_t index, const vecf x[4])
 	}
 }
 
-INLINE void row_store(uint8_t *row, uint32_t index, const vecf x[4], const uint8_t dtype,
-		      const int is_partial)
+/* x as 16-bit elements: words of the first half's pairs and of the second's. */
+INLINE void words_of(const vecf x[4], const uint8_t dtype, vec *first, vec *second)
 {
 	const vec round = v_set32(0x8000);
 
-	if (dtype == SSV_DTYPE_FP32) {
-		row32_store(row, index, x);
-		return;
-	}
 	if (dtype == SSV_DTYPE_FP16) {
-		row16_store(row, index, v_or(v_half(x[0]), v_shl32(v_half(x[1]), 16)),
-			    v_or(v_half(x[2]), v_shl32(v_half(x[3]), 16)), is_partial);
+		*first = v_or(v_half(x[0]), v_shl32(v_half(x[1]), 16));
+		*second = v_or(v_half(x[2]), v_shl32(v_half(x[3]), 16));
 		return;
 	}
-	row16_store(
-	    row, index, v_uppers(v_add32(v_bits(x[0]), round), v_add32(v_bits(x[1]), round)),
-	    v_uppers(v_add32(v_bits(x[2]), round), v_add32(v_bits(x[3]), round)), is_partial);
+	*first = v_uppers(v_add32(v_bits(x[0]), round), v_add32(v_bits(x[1]), round));
+	*second = v_uppers(v_add32(v_bits(x[2]), round), v_add32(v_bits(x[3]), round));
 }
 
 /* What an inner loop has to do; each can do what those before it do, but for LOOKUP and JOIN. */
@@ -197,9 +192,9 @@ INLINE void maker_open(struct maker *m, const struct tile_job *job, uint32_t ind
 	quantiser_load(&m->quantiser, job, index);
 }
 
-/* One row of a vector's lanes. */
-INLINE void maker_row(struct maker *m, vec class, const uint8_t *raw, uint8_t *row, uint32_t index,
-		      const enum kind kind, const uint8_t dtype, const int is_partial)
+/* One row of a vector's lanes as 16-bit elements. */
+INLINE void maker_words(struct maker *m, vec class, const uint8_t *raw, uint32_t index,
+			const enum kind kind, const uint8_t dtype, vec *first, vec *second)
 {
 	const vec sign = v_set32(0x80808080);
 	vec even, odd;
@@ -209,18 +204,32 @@ INLINE void maker_row(struct maker *m, vec class, const uint8_t *raw, uint8_t *r
 		vec field = v_load(raw + index * VEC_BYTES);
 
 		v_zip8(v_select(sign, v_table16(m->lower, class), field),
-		       v_select(sign, field, v_table16(m->upper, class)), &even, &odd);
-		row16_store(row, index, even, odd, is_partial);
+		       v_select(sign, field, v_table16(m->upper, class)), first, second);
 #if HAS_LOOKUP
 	} else if (kind < KIND_PLAIN) {
-		lookup_row(m, class, raw, kind + 1u, &even, &odd);
-		row16_store(row, index, even, odd, is_partial);
+		lookup_row(m, class, raw, kind + 1u, first, second);
 #endif
 	} else {
 		v_symbols(&m->fields, class, raw, index, kind == KIND_WIDE, &even, &odd);
 		quantiser_step(&m->quantiser, even, odd, kind >= KIND_DELTA, x);
-		row_store(row, index, x, dtype, is_partial);
+		words_of(x, dtype, first, second);
 	}
+}
+
+INLINE void maker_row(struct maker *m, vec class, const uint8_t *raw, uint8_t *row, uint32_t index,
+		      const enum kind kind, const uint8_t dtype, const int is_partial)
+{
+	vec even, odd;
+	vecf x[4];
+
+	if (dtype == SSV_DTYPE_FP32) {
+		v_symbols(&m->fields, class, raw, index, kind == KIND_WIDE, &even, &odd);
+		quantiser_step(&m->quantiser, even, odd, kind >= KIND_DELTA, x);
+		row32_store(row, index, x);
+		return;
+	}
+	maker_words(m, class, raw, index, kind, dtype, &even, &odd);
+	row16_store(row, index, even, odd, is_partial);
 }
 
 INLINE void maker_close(const struct maker *m, const struct tile_job *job, uint32_t index,
