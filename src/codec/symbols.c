@@ -59,6 +59,48 @@ static void scales_load_each(const struct tensor_meta *meta, const struct tensor
 	}
 }
 
+/* Offsets and delta bits of a full group in the order of channels: loops that compilers unroll. */
+static void integers_load(const struct tensor_meta *meta, uint32_t place0, struct tile_lanes *lane)
+{
+	uint64_t delta = meta->delta ? load_le64(meta->delta + place0 / 8) : 0;
+	int16_t offset[LANES] = {0};
+
+	if (meta->flags & TENSOR_OFFSET_I8) {
+		for (uint32_t p = 0; p < LANES; p++)
+			offset[p] = (int8_t)meta->offsets[place0 + p];
+	} else if (meta->flags & TENSOR_OFFSET_I16) {
+		for (uint32_t p = 0; p < LANES; p++)
+			offset[p] = (int16_t)load_le16(meta->offsets + 2 * (size_t)(place0 + p));
+	}
+	/* place 2 i + odd + 32 half is lane 4 i + odd + 2 half */
+	for (uint32_t odd = 0; odd < 2; odd++) {
+		for (uint32_t i = 0; i < LANES / 4; i++) {
+			uint32_t at = odd * LANES / 2 + 2 * i, p = 2 * i + odd;
+
+			lane->offset[at] = offset[p];
+			lane->offset[at + 1] = offset[p + LANES / 2];
+			lane->delta[at] = (int16_t)(0 - (delta >> p & 1));
+			lane->delta[at + 1] = (int16_t)(0 - (delta >> (p + LANES / 2) & 1));
+		}
+	}
+}
+
+static void integers_load_each(const struct tensor_meta *meta, uint32_t place0, uint32_t lanes,
+			       struct tile_lanes *lane)
+{
+	for (uint32_t p = 0; p < lanes; p++) {
+		uint32_t c = meta_channel(meta, place0 + p);
+		uint32_t at = lane_split(channel_lane(p, lanes));
+
+		if (meta->flags & TENSOR_OFFSET_I8)
+			lane->offset[at] = (int8_t)meta->offsets[c];
+		else if (meta->flags & TENSOR_OFFSET_I16)
+			lane->offset[at] = (int16_t)load_le16(meta->offsets + 2 * c);
+		if (meta->delta && meta->delta[c / 8] >> c % 8 & 1)
+			lane->delta[at] = -1;
+	}
+}
+
 void group_load(const struct tensor_meta *meta, const struct tensor_extent *extent, uint32_t dim,
 		uint32_t group, struct tile_lanes *ret_lane)
 {
@@ -75,17 +117,10 @@ void group_load(const struct tensor_meta *meta, const struct tensor_extent *exte
 		return;
 	lane->is_uniform = 0;
 	lane->has_delta = meta->delta != NULL;
-	for (uint32_t p = 0; p < lanes; p++) {
-		uint32_t c = meta_channel(meta, place0 + p);
-		uint32_t at = lane_split(channel_lane(p, lanes));
-
-		if (meta->flags & TENSOR_OFFSET_I8)
-			lane->offset[at] = (int8_t)meta->offsets[c];
-		else if (meta->flags & TENSOR_OFFSET_I16)
-			lane->offset[at] = (int16_t)load_le16(meta->offsets + 2 * c);
-		if (meta->delta && meta->delta[c / 8] >> c % 8 & 1)
-			lane->delta[at] = -1;
-	}
+	if (lanes < LANES || meta->order)
+		integers_load_each(meta, place0, lanes, lane);
+	else
+		integers_load(meta, place0, lane);
 	memcpy(lane->integer, lane->offset, sizeof(lane->integer));
 }
 

@@ -155,7 +155,9 @@ int LEVEL(r16_table)(struct r16_table *table, const uint8_t frequency[16])
 		table->frequency[s] = frequency[s];
 		table->start[s] = (uint8_t)slot;
 #if R16_NEEDS_SYMBOL
-		memset(table->symbol + slot, (int)s, f);
+		/* what passes f belongs to the next, or to the bytes behind the table */
+		for (uint32_t i = 0; i < f; i += VEC_BYTES)
+			v_store(table->symbol + slot + i, v_set32(s * 0x01010101u));
 #endif
 		slot += f;
 	}
