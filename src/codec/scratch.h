@@ -12,13 +12,11 @@
 
 #include "codec/lanes.h"
 
-#define PAIRS_BYTES_MAX (2u << 20) /* class bytes of one entry that inflating may produce */
-
-#define PATCHES_MAX 1024u /* of a group that is decoded in one loop */
-
-struct class_strips;
+#define PAIRS_BYTES_MAX    (2u << 20) /* class bytes of one entry that inflating may produce */
+#define PATCHES_MAX        1024u      /* of a group that is decoded in one loop */
 #define STREAM_EXTRA_BYTES 192u /* R16_STATES_BYTES, and what a vector may write before them */
 
+struct class_strips;
 struct patch;
 struct libdeflate_decompressor;
 struct ZSTD_CCtx_s;
