@@ -29,7 +29,7 @@ from servers import BUILD, ROOT, Server, ServerError
 ENGINE, PLANE = CORES[0], CORES[-1]
 PORT = 6379  # of a namespace of its own
 ANSWER_S = 90.0
-KV_BYTES = 1 << 30
+KV_BYTES = 512 << 20
 DEADLINE_MS = 10000
 # Where others work on the same machine: a real-time class keeps them off both cores.
 REALTIME = ["chrt", "--rr", "1"] if os.environ.get("SHADOWSERVE_BENCH_REALTIME") else []
