@@ -12,11 +12,14 @@ import ctypes
 import fcntl
 import mmap
 import os
+import threading
 from typing import Any
 
 from torch.overrides import TorchFunctionMode
 
 _PR_SET_PTRACER = 0x59616D61
+_MADV_POPULATE_WRITE = 23
+_STEP_BYTES = 16 << 20
 
 
 class SharedAllocation(TorchFunctionMode):
@@ -31,6 +34,8 @@ class SharedAllocation(TorchFunctionMode):
         self.fd = -1
         self.bytes = 0
         self.address = 0
+        self._closing = threading.Event()
+        self._pages: threading.Thread | None = None
 
     def __torch_function__(
         self,
@@ -68,10 +73,30 @@ class SharedAllocation(TorchFunctionMode):
             os.close(fd)
             raise
         self.fd, self.bytes = fd, size
+        self._pages = threading.Thread(
+            target=self._allocate, args=(mapping, size), name="shadowserve-pages", daemon=True
+        )
+        self._pages.start()
         return mapping
+
+    def _allocate(self, mapping: mmap.mmap, size: int) -> None:
+        """Every page of the memory, in the background. Else the first write to each would allocate
+        it, which costs more than what is written; and where that write is the daemon's, the page
+        would be charged to the daemon's memory limit."""
+        advise = ctypes.CDLL(None, use_errno=True).madvise
+        start = ctypes.addressof(ctypes.c_char.from_buffer(mapping))
+        for offset in range(0, size, _STEP_BYTES):
+            step = ctypes.c_size_t(min(_STEP_BYTES, size - offset))
+            if self._closing.is_set():
+                return
+            if advise(ctypes.c_void_p(start + offset), step, _MADV_POPULATE_WRITE):
+                return  # an old kernel, or no memory: pages come as they are written
 
     def close(self) -> None:
         """Close the descriptor; the tensor stays usable."""
+        self._closing.set()
+        if self._pages is not None:
+            self._pages.join()
         fd, self.fd = self.fd, -1
         if fd >= 0:
             os.close(fd)

@@ -13,6 +13,7 @@
 #include <sys/stat.h>
 
 #include "deliver/deliver.h"
+#include "deliver/prefault.h"
 
 extern const struct deliver_ops deliver_memory;
 
@@ -55,11 +56,14 @@ static int memory_attach(struct region *region, const struct ssv_region *offer, 
 		return err == -EACCES ? -EPERM : err;
 	}
 	(void)madvise(region->map, offer->bytes, MADV_DONTFORK);
+	region->way = prefault_begin(region->map, offer->bytes, offer->fd);
 	return 0;
 }
 
 static void memory_detach(struct region *region)
 {
+	prefault_end(region->way);
+	region->way = NULL;
 	munmap(region->map, region->bytes);
 	region->map = NULL;
 }
