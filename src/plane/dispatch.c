@@ -4,7 +4,8 @@
  *
  * Fair between sessions: each turn takes one piece of the next session that has one, of its oldest
  * job. Kinds do not wait for one another: each has its own task slots at a worker. What a worker
- * cannot begin yet waits here, where it can still be given to another one.
+ * cannot begin yet waits here, where it can still be given to another one. The few chunks that wait
+ * at a worker, so that its lanes are never without, are asked back when another one has idle lanes.
  */
 #include <errno.h>
 
@@ -57,7 +58,8 @@ static void dispatch_price(struct plane *plane, const struct job *job, const str
 	path_event(&plane->trace, TRACE_HAND, plane->now_ns, plane->now_ns, &subject);
 }
 
-static void dispatch_piece(struct plane *plane, struct job *job, uint32_t kind, uint32_t worker)
+static void dispatch_piece(struct plane *plane, struct job *job, uint32_t piece, uint32_t kind,
+			   uint32_t worker)
 {
 	struct worker_desk *desk = &plane->desks[worker];
 	uint32_t index = plane->task_first[kind];
@@ -67,20 +69,45 @@ static void dispatch_piece(struct plane *plane, struct job *job, uint32_t kind, 
 		index++;
 	ssv_assert(index < plane->task_first[kind] + plane->task_count[kind]);
 	task = &plane->workers[worker].tasks[index];
-	desk->slots[index] = (struct task_slot){.job = job->number,
-						.job_generation = job->generation,
-						.piece = job->next_piece,
-						.used = 1};
+	desk->slots[index] = (struct task_slot){
+	    .job = job->number, .job_generation = job->generation, .piece = piece, .used = 1};
 	desk->busy[kind]++;
-	job_fill_task(plane, job, job->next_piece, task);
+	job_fill_task(plane, job, piece, task);
 	desk->slots[index].key = *task->keys;
 	dispatch_price(plane, job, task, worker);
-	job->next_piece++;
 	job->out++;
 	task->generation++;
 	desk_push(plane, worker, MESSAGE_TASK, index);
+}
+
+static void dispatch_next(struct plane *plane, struct job *job, uint32_t kind, uint32_t worker)
+{
+	dispatch_piece(plane, job, job->next_piece++, kind, worker);
 	if (!job_has_piece(job))
 		job_unready(plane, job);
+}
+
+/* Nothing is left to hand out and lanes are idle somewhere: what waits at another worker, behind
+ * lanes that may be slow, can be begun there. One question a worker at a time. */
+static int dispatch_recall(struct plane *plane)
+{
+	uint32_t most = plane->config.lanes, full = NO_INDEX;
+	int idle = 0;
+
+	for (uint32_t i = 0; i < plane->config.workers_count; i++) {
+		uint32_t busy = plane->desks[i].busy[TASK_FETCH];
+
+		idle |= busy < plane->config.lanes;
+		if (busy <= most || plane->desks[i].recalled)
+			continue;
+		most = busy;
+		full = i;
+	}
+	if (!idle || full == NO_INDEX)
+		return 0;
+	ssv_assert(ring_push(&plane->workers[full].inbox, message_pack(MESSAGE_RECALL, 0, 0)));
+	plane->desks[full].pushed = plane->desks[full].recalled = 1;
+	return 1;
 }
 
 int dispatch_pieces(struct plane *plane)
@@ -95,13 +122,13 @@ int dispatch_pieces(struct plane *plane)
 			if (worker == NO_INDEX)
 				break;
 			session = dispatch_session(plane, kind);
-			dispatch_piece(plane,
-				       link_holder(session->ready[kind].next, struct job, ready),
-				       kind, worker);
+			dispatch_next(plane,
+				      link_holder(session->ready[kind].next, struct job, ready),
+				      kind, worker);
 			did = 1;
 		}
 	}
-	return did;
+	return did | dispatch_recall(plane);
 }
 
 void dispatch_cancel(struct plane *plane, const struct job *job, uint32_t from_piece)
@@ -119,6 +146,18 @@ void dispatch_cancel(struct plane *plane, const struct job *job, uint32_t from_p
 			desk_push(plane, i, MESSAGE_CANCEL, k);
 		}
 	}
+}
+
+/* A piece that the worker gave back unbegun: to another one, unless nobody waits for it. */
+static void dispatch_again(struct plane *plane, struct job *job, uint32_t piece, struct task *task)
+{
+	if (job->stopped || piece >= job->bound) {
+		task->status = -ECANCELED;
+		job_piece_done(plane, job, piece, task);
+		return;
+	}
+	/* There is one: the slot that it comes from is free again. */
+	dispatch_piece(plane, job, piece, TASK_FETCH, dispatch_worker(plane, TASK_FETCH));
 }
 
 static void dispatch_report(struct plane *plane, uint32_t worker, uint64_t message)
@@ -143,11 +182,14 @@ static void dispatch_report(struct plane *plane, uint32_t worker, uint64_t messa
 				refused_forget(plane, &slot->key);
 		} else {
 			job->out--;
-			job_piece_done(plane, job, slot->piece, task);
+			if (!task->returned)
+				job_piece_done(plane, job, slot->piece, task);
 		}
 		slot->used = 0;
 		task->generation++;
 		desk->busy[task->kind]--;
+		if (task->returned)
+			dispatch_again(plane, job, slot->piece, task);
 	}
 	job_settle(plane, job);
 }
@@ -159,6 +201,7 @@ int dispatch_reports(struct plane *plane)
 
 	for (uint32_t i = 0; i < plane->config.workers_count; i++) {
 		while (ring_pop(&plane->workers[i].outbox, &message)) {
+			plane->desks[i].recalled = 0;
 			dispatch_report(plane, i, message);
 			did = 1;
 		}

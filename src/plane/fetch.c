@@ -541,6 +541,19 @@ static int queue_remove(struct worker *worker, uint32_t task)
 	return 0;
 }
 
+/* The chunk that would be begun last. */
+void fetch_return(struct worker *worker)
+{
+	uint32_t task;
+
+	if (!worker->queue_count)
+		return;
+	task = *queue_at(worker, --worker->queue_count);
+	count(worker, COUNTER_FETCH_RETURNS);
+	worker->tasks[task].returned = 1;
+	report(worker, task, 0);
+}
+
 void fetch_cancel(struct worker *worker, uint32_t task)
 {
 	if (queue_remove(worker, task)) {

@@ -71,6 +71,7 @@ struct task {
 	int status;
 	uint8_t kept_fault; /* FETCH: enum container_fault of a chunk that stays stored; 0: none */
 	uint8_t kept_tier;  /* its tier, where that is the fault */
+	uint8_t returned;   /* FETCH: given back unbegun */
 	uint8_t stored;     /* STORE, with DONE: the chunk was put */
 	uint32_t found;     /* LOOKUP: leading keys that are stored */
 	uint64_t value_bytes; /* FETCH: of the container; LOOKUP: of the found ones */
@@ -82,6 +83,7 @@ enum message_kind {
 	MESSAGE_CANCEL = 2,   /* to the worker: end it soon; it may have ended meanwhile */
 	MESSAGE_CAPTURED = 3, /* to control: the source is no longer read */
 	MESSAGE_DONE = 4,     /* to control: the slot is yours again */
+	MESSAGE_RECALL = 5,   /* to the worker: give back a chunk that waits, if there is one */
 };
 
 static inline uint64_t message_pack(enum message_kind kind, uint32_t index, uint32_t generation)
@@ -116,6 +118,7 @@ static inline uint32_t message_generation(uint64_t message)
 	X(FETCH_TIMEOUTS, "fetch_timeouts")         \
 	X(FETCH_CANCELS, "fetch_cancels")           \
 	X(FETCH_RETRIES, "fetch_retries")           \
+	X(FETCH_RETURNS, "fetch_returns")           \
 	X(FETCH_WIRE_BYTES, "fetch_wire_bytes")     \
 	X(FETCH_KV_BYTES, "fetch_kv_bytes")         \
 	X(HEALS, "heals")                           \
@@ -336,7 +339,8 @@ struct task_slot {
 struct worker_desk {
 	struct task_slot *slots; /* [tasks_count] */
 	uint32_t busy[TASK_KINDS];
-	uint8_t pushed; /* a message since the last wake-up */
+	uint8_t pushed;   /* a message since the last wake-up */
+	uint8_t recalled; /* asked for a waiting chunk; no report since */
 };
 
 /* ---- jobs, sessions, regions (control) ------------------------------------------------------ */
@@ -522,6 +526,7 @@ int worker_poll_delivered(struct worker *worker);
  * unit of work and return 1, or 0 when there is none. */
 void fetch_begin(struct worker *worker, uint32_t task);
 void fetch_cancel(struct worker *worker, uint32_t task);
+void fetch_return(struct worker *worker);
 void fetch_op_done(struct worker *worker, struct lane *lane, uint64_t now_ns);
 void fetch_delivered(struct worker *worker, struct lane *lane, const struct deliver_job *job);
 int fetch_fill_lanes(struct worker *worker, uint64_t now_ns);

@@ -81,7 +81,7 @@ void job_fill_task(struct plane *plane, const struct job *job, uint32_t piece, s
 	task->deadline_ns = job->deadline_ns;
 	task->overwrite = plane->config.overwrite;
 	task->status = 0;
-	task->kept_fault = task->kept_tier = task->stored = 0;
+	task->kept_fault = task->kept_tier = task->stored = task->returned = 0;
 	task->found = 0;
 	task->value_bytes = 0;
 	task->request = (uint32_t)job->sequence;

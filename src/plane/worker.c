@@ -199,7 +199,9 @@ static int worker_take_messages(struct worker *worker, uint64_t now_ns)
 		uint32_t task = message_index(message);
 
 		did = 1;
-		if (message_kind(message) == MESSAGE_TASK) {
+		if (message_kind(message) == MESSAGE_RECALL) {
+			fetch_return(worker);
+		} else if (message_kind(message) == MESSAGE_TASK) {
 			worker->held[task] = message_generation(message);
 			worker_begin_task(worker, task, now_ns);
 		} else if (worker->held[task] == message_generation(message)) {

@@ -20,6 +20,7 @@ struct sim_op {
 struct sim_store {
 	struct store store;
 	struct sim_world *world;
+	uint32_t worker;
 	struct sim_op ops[SIM_OPS_MAX];
 	uint32_t ops_count, ops_max;
 	struct store_stats stats;
@@ -82,7 +83,14 @@ static void sim_begin(struct sim_store *sim, struct store_op *op, uint64_t now_n
 	sim_op->end_ns = now_ns + world->slow_ns + next_random(&world->random) % (2 * NS_PER_MS);
 	if (next_random(&world->random) % 16 == 0)
 		sim_op->end_ns += next_random(&world->random) % (20 * NS_PER_MS);
-	if (!value || op->kind != STORE_OP_GET)
+	if (sim->worker == world->slow_worker)
+		sim_op->end_ns += world->slow_worker_ns;
+	if (op->kind != STORE_OP_GET)
+		return;
+	world->gets[sim->worker == world->slow_worker]++;
+	if (memcmp(&op->key, &world->stalled, sizeof(op->key)) == 0)
+		sim_op->fault = SIM_STALL;
+	if (!value)
 		return;
 	sim_op->data = malloc(value->bytes);
 	if (!sim_op->data)
@@ -262,12 +270,12 @@ int sim_store_open(void *context, uint32_t worker, const struct store_config *co
 {
 	struct sim_store *sim = calloc(1, sizeof(*sim));
 
-	(void)worker;
 	(void)error;
 	if (!sim)
 		return -ENOMEM;
 	sim->store.ops = &sim_ops;
 	sim->world = context;
+	sim->worker = worker;
 	sim->ops_max = (uint32_t)u64_min(config->ops_max, SIM_OPS_MAX);
 	*ret_store = &sim->store;
 	return 0;

@@ -34,6 +34,10 @@ struct sim_world {
 	uint32_t faults_per_mille; /* of operations */
 	uint8_t forced[8];         /* by operation kind: enum sim_fault of every one */
 	uint64_t slow_ns;          /* added to every operation */
+	uint32_t slow_worker;      /* whose operations take slow_worker_ns longer, */
+	uint64_t slow_worker_ns;   /* and whose GETs are counted here, beside the others' */
+	uint32_t gets[2];          /* of all other workers, of slow_worker */
+	struct ssv_key stalled;    /* GETs of this key never end by themselves */
 	uint32_t damaged;          /* GETs that got wrong bytes or lengths */
 	uint32_t deleted;
 	struct sim_value values[SIM_VALUES_MAX];

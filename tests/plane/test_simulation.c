@@ -479,6 +479,8 @@ static void run_seed(uint64_t seed, struct sim *totals)
 	config.lookup_deadline_ms = 20;
 	config.overwrite = roll(&sim, 4) == 0;
 	config.overlap = (uint8_t)(roll(&sim, 2) ? roll(&sim, PLANE_OVERLAPS) : 0);
+	sim.world.slow_worker = roll(&sim, 3); /* perhaps one that does not exist */
+	sim.world.slow_worker_ns = roll(&sim, 30) * NS_PER_MS;
 	config.open_store = sim_store_open;
 	config.open_store_context = &sim.world;
 	config.attach_region = slow_attach;
