@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import json
 import mmap
 import os
 import struct
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from daemon_rig import BUILD, SANITIZED, Daemon, Engine, Redis, key, keys
@@ -54,6 +57,13 @@ class Counter:
         return int(struct.unpack_from("<Q", self.map)[0])
 
 
+def shadowserve_stat(daemon: Daemon, *options: str) -> Any:
+    command = [BUILD / "cli" / "shadowserve", "stat", "--json", "--socket", daemon.socket]
+    out = subprocess.run([*command, *options], capture_output=True, text=True, timeout=60)
+    assert out.returncode == 0, out.stderr
+    return json.loads(out.stdout)
+
+
 def work(engine: Engine, number: int) -> None:
     """One of everything that engines ask for, hits and misses."""
     source, target = list(range(16)), list(range(16, 32))
@@ -92,8 +102,12 @@ def test_nothing_is_allocated_once_it_serves(
     engine.memory.fill(1, list(range(16)))
     for number in range(8):  # first uses: connections, the folder's account
         work(engine, number)
+    shadowserve_stat(daemon, "--reset")
     before = counter.read()
     for number in range(8, 48):
         work(engine, number)
     assert counter.read() == before
+    path = shadowserve_stat(daemon)["path"]
+    assert path["allocations"] == 0, "null: the counter is not found"
+    assert path["chunks_put"] == 80 and path["chunks_fetched"] >= 160
     engine.close()

@@ -245,12 +245,49 @@ static void cancelled_store_has_read_its_blocks_before(void **state)
 	threaded_stop(&t);
 }
 
+/* What is read beside running workers is whole: each event's fields are plausible, times rise. */
+static void state_and_trace_are_read_beside_running_workers(void **state)
+{
+	static struct trace_event events[256];
+	static struct threaded t;
+	uint64_t from[WORKERS + 1] = {0}, read = 0;
+
+	(void)state;
+	threaded_start(&t, "memory:threads-4");
+	for (uint32_t round = 0; round < ROUNDS; round++) {
+		struct ssv_request r = threaded_fill(&t, round);
+
+		r.region = t.region.region;
+		r.user_data = 3000000 + round;
+		assert_int_equal(
+		    plane_submit(t.rig.plane, t.region.session, &r, clock_now_ns(), NULL), 0);
+		for (uint32_t i = 0; i < 20; i++) {
+			struct message_events head = {.track = i % (WORKERS + 1)};
+
+			plane_step(t.rig.plane, clock_now_ns());
+			plane_trace(t.rig.plane, from[head.track], &head, events, 256);
+			for (uint32_t k = 0; k < head.count; k++) {
+				assert_in_range(trace_kind(&events[k]), 1, TRACE_KINDS_COUNT - 1);
+				assert_true(events[k].start_ns <= clock_now_ns());
+			}
+			from[head.track] = head.first + head.count;
+			read += head.count;
+		}
+		assert_true(rig_stat(&t.rig, "path.epoch") == 1.0 + round);
+		plane_stat_reset(t.rig.plane, clock_now_ns());
+		assert_int_equal(wait_completion(&t.rig).tokens, 1024);
+	}
+	assert_true(read > ROUNDS);
+	threaded_stop(&t);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(sleeping_workers_lose_nothing),
 	    cmocka_unit_test(cancelled_fetch_leaves_the_blocks_alone),
 	    cmocka_unit_test(cancelled_store_has_read_its_blocks_before),
+	    cmocka_unit_test(state_and_trace_are_read_beside_running_workers),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
