@@ -32,7 +32,7 @@
 	X(BYTES_STORE, "store")       /* out of a store in this process: memory: */          \
 	X(BYTES_DECODED, "decoded")   /* written by the decoder, wherever to */              \
 	X(BYTES_STAGED, "staged")     /* of these: into staging memory */                    \
-	X(BYTES_MOVED, "moved")       /* between staging memory and another process */       \
+	X(BYTES_MOVED, "moved")       /* between staging memory and a process or a GPU */    \
 	X(BYTES_GATHERED, "gathered") /* a region's or staging's bytes into capture slots */ \
 	X(BYTES_SENT, "sent")         /* put slots to the kernel */
 

@@ -22,6 +22,7 @@
 #include <errno.h>
 #include <stdint.h>
 
+#include "base/tally.h"
 #include "deliver/cuda.h"
 
 extern const struct deliver_ops deliver_cuda_ipc, deliver_cuda_fd;
@@ -239,6 +240,7 @@ static void lane_end(struct cuda_lane *lane, struct deliver_queue *done)
 		}
 		while (deliver_queue_poll(&flight->jobs, &job, 1)) {
 			job->status = 0;
+			tally_add(TALLY_BYTES_MOVED, job_bytes(job));
 			deliver_queue_push(done, job);
 		}
 		lane->bytes -= flight->bytes;
