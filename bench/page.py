@@ -28,8 +28,9 @@ PUBLISHED_BYTES_MAX = 1 << 20
 SECTIONS = {
     "codec": ("1", "2", "3", "4", "5"),
     "quality": (),
-    "link": ("6", "7", "10", "11"),
+    "link": ("6", "7", "11"),
     "serve": ("8", "9", "9b", "9c"),
+    "path": ("10",),
     "scale": (),
     "stores": (),
     "fetch": (),

@@ -25,7 +25,10 @@ import page
 from part import Skip, Wrong, machine
 from servers import ROOT
 
-PARTS = ("codec", "quality", "link", "serve", "scale", "stores", "fetch", "memory", "damage")
+PARTS = (
+    *("codec", "quality", "link", "serve", "path", "scale"),
+    *("stores", "fetch", "memory", "damage"),
+)
 OUT = ROOT / "build" / "bench"
 QUICK_OUT = ROOT / "build" / "bench-quick"
 HANG_FACTOR = 5  # a part that takes so many times its budget is ended
