@@ -22,7 +22,7 @@ from typing import Any
 import serve_report
 from netns import DIES_WITH_US, why_not
 from part import CORES, RUNS, Figure, Plot, Skip, Wrong, model_folder, summary
-from serve_rig import PLANE, EngineProcess, Rig, arrivals, cpu_seconds, documents, pinned
+from serve_rig import PLANE, REALTIME, EngineProcess, Rig, arrivals, cpu_seconds, documents, pinned
 from servers import BUILD
 
 TITLE = "vLLM behind a link"
@@ -416,6 +416,7 @@ def measure(bench: Bench, plan: Plan) -> dict[str, Any]:
         "prompt_tokens": PROMPT_TOKENS,
         "load": {"shared": SHARED_TOKENS, "own": OWN_TOKENS, "answer": ANSWER_TOKENS},
         "documents": plan.documents,
+        "realtime": bool(REALTIME),
     }
     bench.engine.alone("beside", 4)  # what runs for the first time is slow
     data["recompute"] = bench.recompute()
