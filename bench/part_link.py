@@ -251,7 +251,9 @@ def measure_nodes(out: Path, nodes: int, quick: bool, runs: int, seconds: float)
             network.join(host)
         binds = [host.address for host in hosts]
         prefixes = [[*host.namespace.prefix, *pinned(HOST)] for host in hosts]
-        cluster = RedisCluster(out / f"cluster-{nodes}", binds, prefixes)
+        folder = out / f"cluster-{nodes}"
+        shutil.rmtree(folder, ignore_errors=True)  # a cluster remembers itself
+        cluster = RedisCluster(folder, binds, prefixes)
         stack.callback(cluster.stop)
         name = f"daemon-cluster-{nodes}"
         daemon = LinkDaemon(name, out, network, cluster.uri("lanes=2"), [PLANE])
