@@ -54,20 +54,20 @@ static uint64_t job_bytes(const struct deliver_job *job)
 	return cuda_stage_bytes(job->region, job->tensor, job->blocks_count);
 }
 
-/* In a group the tensors of a block stand side by side, as they do in the region. */
 static void cuda_open(struct deliver_job *job)
 {
 	const struct layout *layout = job->region->layout;
-	const struct layout_map *map = &layout_tensor_part(layout, job->tensor)->packed;
+	const struct layout_part *part = layout_tensor_part(layout, job->tensor);
 	const struct cuda_region *way = job->region->way;
+	const uint32_t first = job->tensor - job->joint;
+	const struct layout_map *map = &part->packed;
 	uint64_t stride = map->block_bytes, offset = 0;
 	uint8_t **token = job->token;
 
 	if (job->joined > 1) {
-		const uint32_t first = job->tensor - job->joint;
-
+		map = &part->place;
 		stride = way->group_bytes[first];
-		offset = layout->tensors[job->tensor].offset - layout->tensors[first].offset;
+		offset = layout->tensors[job->tensor].offset - way->group_offset[first];
 	}
 	job->map = map;
 	for (uint32_t i = 0; i < job->blocks_count; i++) {
@@ -147,21 +147,23 @@ static cuda_result copy_runs(struct cuda_lane *lane, const struct deliver_job *j
 static cuda_result copy_job(struct cuda_lane *lane, const struct deliver_job *job)
 {
 	const struct layout *layout = job->region->layout;
+	const struct ssv_tensor *tensor = &layout->tensors[job->tensor];
 	const struct cuda_region *way = job->region->way;
+	const uint64_t group_bytes = way->group_bytes[job->tensor];
 	const uint8_t *stage = job->stage;
 	cuda_result result = CUDA_SUCCESS;
 
 	for (uint32_t i = 0; i < job->blocks_count && !result; i++) {
-		cuda_pointer block =
-		    way->start + layout_block_offset(layout, job->tensor, job->blocks[i]);
+		cuda_pointer block = way->start + tensor->block_stride * job->blocks[i];
 
 		if (job->joined > 1) {
-			result = copy_add(lane, job->direction, block, stage,
-					  way->group_bytes[job->tensor]);
-			stage += way->group_bytes[job->tensor];
+			result =
+			    copy_add(lane, job->direction, block + way->group_offset[job->tensor],
+				     stage, group_bytes);
+			stage += group_bytes;
 			continue;
 		}
-		result = copy_runs(lane, job, block, stage);
+		result = copy_runs(lane, job, block + tensor->offset, stage);
 		stage += layout_tensor_part(layout, job->tensor)->packed.block_bytes;
 	}
 	return result ? result : copy_flush(lane, job->direction);

@@ -70,9 +70,11 @@ struct cuda_region {
 	uint64_t mapped_bytes;
 	cuda_pointer start; /* of the region */
 	uint8_t by_fd;
-	uint32_t run_bytes;    /* the shortest copy */
-	uint8_t *join;         /* [tensors]: tensors of the group that begins here */
-	uint64_t *group_bytes; /* [tensors]: of one block of that group */
+	uint32_t run_bytes; /* the shortest copy */
+	/* By tensor; of groups, at the first: what one block's copy is. */
+	uint8_t *join;          /* tensors of the group that begins here; 0: not the first of one */
+	uint64_t *group_bytes;  /* 0: travels alone, run by run */
+	uint64_t *group_offset; /* from the region's start, in block 0 */
 };
 
 /* cuda_gpu.c, control thread. One line in error (SSV_ERROR_TEXT_MAX bytes). */

@@ -115,32 +115,46 @@ static void close_memory(const struct cuda_region *way)
 
 /* ---- which tensors travel together ---------------------------------------------------------- */
 
-/* Does tensor b begin in every block where tensor a ends? */
-static int follows(const struct layout *layout, uint32_t a, uint32_t b)
+/* What tensors first .. first + n - 1 take of a block: returns 1 when it is one run, which then is
+ * all theirs, because no two elements share a byte. K and V that take turns head by head are one,
+ * too. */
+static int is_one_run(const struct layout *layout, uint32_t first, uint32_t n, uint64_t *ret_offset,
+		      uint64_t *ret_bytes)
 {
-	return layout->tensors[a].block_stride == layout->tensors[b].block_stride &&
-	       layout->tensors[b].offset ==
-		   layout->tensors[a].offset + layout_tensor_part(layout, a)->place.block_bytes;
+	uint64_t low = UINT64_MAX, high = 0, bytes = 0;
+
+	for (uint32_t i = first; i < first + n; i++) {
+		const struct layout_part *part = layout_tensor_part(layout, i);
+		const struct ssv_tensor *tensor = &layout->tensors[i];
+
+		if (tensor->block_stride != layout->tensors[first].block_stride)
+			return 0;
+		low = u64_min(low, tensor->offset);
+		high = u64_max(high, tensor->offset + part->place.block_bytes);
+		bytes += part->packed.block_bytes;
+	}
+	*ret_offset = low;
+	*ret_bytes = bytes;
+	return high - low == bytes;
 }
 
-/* Tensors from `first` on that are one run of every block, up to the goal. */
-static uint32_t join_from(const struct layout *layout, uint32_t first, uint64_t *ret_bytes)
+/* The group that begins at a tensor: the shortest that reaches the goal, else the longest. */
+static void plan_group(struct cuda_region *way, const struct layout *layout, uint32_t first)
 {
-	uint64_t bytes = layout_tensor_part(layout, first)->place.block_bytes;
-	uint32_t n = 1;
+	const uint32_t left = layout->tensors_count - first;
 
-	*ret_bytes = bytes;
-	if (layout_tensor_part(layout, first)->runs_count != 1)
-		return 1;
-	while (bytes < CUDA_RUN_BYTES_GOAL && n < DELIVER_JOIN_MAX &&
-	       first + n < layout->tensors_count &&
-	       layout_tensor_part(layout, first + n)->runs_count == 1 &&
-	       follows(layout, first + n - 1, first + n)) {
-		bytes += layout_tensor_part(layout, first + n)->place.block_bytes;
-		n++;
+	way->join[first] = 1;
+	for (uint32_t n = 1; n <= DELIVER_JOIN_MAX && n <= left; n++) {
+		uint64_t offset, bytes;
+
+		if (!is_one_run(layout, first, n, &offset, &bytes))
+			continue;
+		way->join[first] = (uint8_t)n;
+		way->group_bytes[first] = bytes;
+		way->group_offset[first] = offset;
+		if (bytes >= CUDA_RUN_BYTES_GOAL)
+			return;
 	}
-	*ret_bytes = bytes;
-	return n;
 }
 
 static uint32_t shortest_run(const struct layout_part *part)
@@ -156,21 +170,21 @@ static int plan_groups(struct cuda_region *way, const struct layout *layout, cha
 {
 	way->join = calloc(layout->tensors_count, sizeof(way->join[0]));
 	way->group_bytes = calloc(layout->tensors_count, sizeof(way->group_bytes[0]));
-	if (!way->join || !way->group_bytes) {
+	way->group_offset = calloc(layout->tensors_count, sizeof(way->group_offset[0]));
+	if (!way->join || !way->group_bytes || !way->group_offset) {
 		snprintf(error, SSV_ERROR_TEXT_MAX, "no memory for %u tensors",
 			 layout->tensors_count);
 		return -ENOMEM;
 	}
 	way->run_bytes = UINT32_MAX;
-	for (uint32_t tensor = 0; tensor < layout->tensors_count;) {
-		const struct layout_part *part = layout_tensor_part(layout, tensor);
-		uint64_t bytes, run;
+	for (uint32_t tensor = 0; tensor < layout->tensors_count; tensor += way->join[tensor]) {
+		uint64_t run;
 
-		way->join[tensor] = (uint8_t)join_from(layout, tensor, &bytes);
-		way->group_bytes[tensor] = bytes;
-		run = part->runs_count == 1 ? bytes : shortest_run(part);
+		plan_group(way, layout, tensor);
+		run = way->group_bytes[tensor];
+		if (!run)
+			run = shortest_run(layout_tensor_part(layout, tensor));
 		way->run_bytes = (uint32_t)u64_min(way->run_bytes, run);
-		tensor += way->join[tensor];
 	}
 	if (way->run_bytes >= CUDA_RUN_BYTES_MIN)
 		return 0;
@@ -188,6 +202,7 @@ static void way_free(struct cuda_region *way)
 {
 	free(way->join);
 	free(way->group_bytes);
+	free(way->group_offset);
 	free(way);
 }
 

@@ -6,8 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-const char *const packing_names[PACKINGS_COUNT] = {"NHD",     "HND", "outermost",
-						   "content", "vec", "AMX"};
+const char *const packing_names[PACKINGS_COUNT] = {"NHD", "HND", "outermost", "content",
+						   "vec", "AMX", "BLNHC"};
 
 uint64_t next_random(uint64_t *state)
 {
@@ -93,6 +93,9 @@ static void fill_part(enum packing packing, const struct test_shape *s, uint32_t
 	case PACKING_CONTENT:
 		plain_digits(part, s, 2 * dim, s->blocks_count * bt * 2 * dim, 1);
 		break;
+	case PACKING_BLNHC:
+		plain_digits(part, s, 2 * heads * dim, 2 * dim, 1);
+		break;
 	case PACKING_VEC:
 		if (index == 0)
 			plain_digits(part, s, 1, 2 * bt * dim, bt);
@@ -122,6 +125,10 @@ static void fill_tensor(enum packing packing, const struct test_shape *s, uint32
 		break;
 	case PACKING_OUTERMOST:
 		tensor->offset = (2 * layer + part) * one;
+		tensor->block_stride = one * 2 * s->layers;
+		break;
+	case PACKING_BLNHC:
+		tensor->offset = 2 * layer * one + part * s->dim * eb;
 		tensor->block_stride = one * 2 * s->layers;
 		break;
 	case PACKING_HND:

@@ -15,6 +15,7 @@ enum packing {
 	PACKING_CONTENT,   /* [layer][head][block][token][part][dim]: blocks interleave */
 	PACKING_VEC,       /* [layer][block][head][part]; K as [dim][token], V as [token][dim] */
 	PACKING_AMX,       /* [layer][block][head][part]; both in tiles */
+	PACKING_BLNHC,     /* [block][layer][token][head][part][dim]: vLLM's on GPUs */
 	PACKINGS_COUNT,
 };
 

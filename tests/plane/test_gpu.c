@@ -26,6 +26,8 @@ static const struct {
     {{SSV_DTYPE_BF16, 3, 6, 96, 16, 16}, PACKING_OUTERMOST},  /* 4 of 18 KiB, then 2: 36 KiB */
     {{SSV_DTYPE_BF16, 2, 8, 128, 32, 16}, PACKING_OUTERMOST}, /* 64 KiB: each alone */
     {{SSV_DTYPE_BF16, 2, 8, 128, 16, 16}, PACKING_NHD},       /* 32 KiB, no neighbours */
+    {{SSV_DTYPE_BF16, 3, 8, 128, 16, 16}, PACKING_BLNHC},     /* K and V by turns: 64 KiB a layer */
+    {{SSV_DTYPE_BF16, 4, 2, 64, 32, 16}, PACKING_BLNHC},      /* 4 layers of 16 KiB */
     {{SSV_DTYPE_FP32, 1, 4, 64, 64, 16}, PACKING_HND},        /* K and V side by side */
 };
 
@@ -34,7 +36,7 @@ static struct plane_config gpu_config(const char *uri)
 	struct plane_config config = rig_config(uri);
 
 	config.arena_bytes = 64 * MIB;
-	config.channels_max = 1024;
+	config.channels_max = 2048;
 	/* Time goes on by the step, and a worker steps fast while the driver takes its time. */
 	config.fetch_deadline_ms = config.store_deadline_ms = 25000;
 	return config;
