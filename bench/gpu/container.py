@@ -54,8 +54,12 @@ def _meta(data: bytes, at: int, heads: int, groups: int, channels: int) -> tuple
     return steps, bits, frequency, offset, delta
 
 
-def read(data: bytes, heads: int, dim: int, part_elements: int) -> Tables:
-    """part_elements: of one (layer, part) in a block of the engine, where layers follow another."""
+def place_of(channel: int, part: int, dim: int) -> int:
+    return (channel // dim * 2 + part) * dim + channel % dim
+
+
+def read(data: bytes, heads: int, dim: int, layer_elements: int) -> Tables:
+    """layer_elements: of a layer in a block of the engine, [token][head][part][dim]."""
     tables = Tables()
     channels = heads * dim
     (tokens,) = struct.unpack_from("<H", data, 76)
@@ -87,7 +91,7 @@ def read(data: bytes, heads: int, dim: int, part_elements: int) -> Tables:
                     "<4I",
                     raw,
                     bits[g],
-                    (2 * layer + part) * part_elements + g * LANES,
+                    layer * layer_elements + place_of(g * LANES, part, dim),
                     (2 * layer + part) * channels + g * LANES,
                 )
             )

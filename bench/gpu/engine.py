@@ -2,8 +2,8 @@
 """A small decoding engine: the shape of Llama-3-8B with random weights, KV in pages, one CUDA graph
 a decode step. It serves nobody; it is what must not become slower while KV arrives.
 
-KV is one allocation, [block][layer][K, V][token][head][dim] in bf16, block outermost, as a
-connector asks vLLM for; 16 tokens a block, 2 MiB.
+KV is one allocation, [block][layer][token][head][K, V][dim] in bf16: what vLLM has on a GPU when a
+connector asks for blocks outermost (BLNHC). 16 tokens a block, 64 KiB a layer of it, 2 MiB in all.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import triton.language as tl
 
 LAYERS, HIDDEN, FEED, HEADS, KV_HEADS, DIM = 32, 4096, 14336, 32, 8, 128
 BLOCK = 16
-PART_ELEMENTS = BLOCK * KV_HEADS * DIM
-BLOCK_ELEMENTS = LAYERS * 2 * PART_ELEMENTS
+LAYER_ELEMENTS = BLOCK * KV_HEADS * 2 * DIM
+BLOCK_ELEMENTS = LAYERS * LAYER_ELEMENTS
 
 
 @triton.jit
@@ -29,7 +29,7 @@ def paged_attention(
     layer,
     tokens,
     table_stride,
-    part_elements: tl.constexpr,
+    layer_elements: tl.constexpr,
     layers: tl.constexpr,
     block: tl.constexpr,
     kv_heads: tl.constexpr,
@@ -49,10 +49,10 @@ def paged_attention(
     for first in range(0, tokens, step):
         token = first + tl.arange(0, step)
         page = tl.load(table + sequence * table_stride + token // block).to(tl.int64)
-        at = (page * layers + layer) * 2 * part_elements
-        at += (token % block) * kv_heads * dim + head * dim
+        at = (page * layers + layer) * layer_elements
+        at += ((token % block) * kv_heads + head) * 2 * dim
         k = tl.load(kv + at[:, None] + dims[None, :])
-        v = tl.load(kv + at[:, None] + part_elements + dims[None, :])
+        v = tl.load(kv + at[:, None] + dim + dims[None, :])
         score = tl.dot(q, tl.trans(k)) * 0.08838834764831845
         new = tl.maximum(best, tl.max(score, 1))
         weight = tl.exp(score - new[:, None])
@@ -79,7 +79,7 @@ class Engine:
             for _ in range(LAYERS)
         ]
         self.ones = torch.ones(HIDDEN, **make)
-        self.kv = torch.zeros(blocks, LAYERS, 2, BLOCK, KV_HEADS, DIM, **make)
+        self.kv = torch.zeros(blocks, LAYERS, BLOCK, KV_HEADS, 2, DIM, **make)
         pages = context // BLOCK
         self.used = batch * pages  # the engine's own blocks; those above are for fetches
         self.table = torch.randperm(self.used, device="cuda", dtype=torch.int32).view(batch, pages)
@@ -106,7 +106,7 @@ class Engine:
                 layer,
                 self.context,
                 self.context // BLOCK,
-                PART_ELEMENTS,
+                LAYER_ELEMENTS,
                 LAYERS,
                 BLOCK,
                 KV_HEADS,

@@ -13,7 +13,7 @@ from typing import Any
 import container
 import numpy as np
 import torch
-from engine import BLOCK, BLOCK_ELEMENTS, DIM, KV_HEADS, PART_ELEMENTS
+from engine import BLOCK, BLOCK_ELEMENTS, DIM, KV_HEADS, LAYER_ELEMENTS
 from shadowserve import binding
 
 CHUNK_BLOCKS = 256 // BLOCK
@@ -122,7 +122,7 @@ class GpuDecoder:
 
     def __init__(self, library: Path, data: bytes, kv_pointer: int, blocks: list[int]) -> None:
         self.library = ctypes.CDLL(str(library))
-        tables = container.read(data, KV_HEADS, DIM, PART_ELEMENTS)
+        tables = container.read(data, KV_HEADS, DIM, LAYER_ELEMENTS)
         self.exceptions = tables.exceptions
         self.host = torch.frombuffer(bytearray(data + bytes(64)), dtype=torch.uint8).pin_memory()
         self.keep = {
@@ -144,7 +144,7 @@ class GpuDecoder:
             streams_count=len(tables.streams),
             tokens=256,
             block_tokens=BLOCK,
-            token_elements=KV_HEADS * DIM,
+            token_elements=KV_HEADS * 2 * DIM,
             block_elements=BLOCK_ELEMENTS,
             kv=kv_pointer,
         )

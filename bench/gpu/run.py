@@ -29,7 +29,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parent.parent / "python")]
 import gpu_memory  # noqa: E402
 import netns  # noqa: E402
 import torch  # noqa: E402
-from engine import BLOCK, BLOCK_ELEMENTS, DIM, KV_HEADS, LAYERS, PART_ELEMENTS, Engine  # noqa: E402
+from engine import BLOCK, BLOCK_ELEMENTS, DIM, KV_HEADS, LAYER_ELEMENTS, LAYERS, Engine  # noqa: E402
 from movers import CHUNK_BLOCKS, CHUNK_BYTES, Fetches, GpuDecoder, GpuDecodes  # noqa: E402
 from servers import Server  # noqa: E402
 from shadowserve import binding  # noqa: E402
@@ -77,15 +77,15 @@ class Daemon(Server):
 
 def layout(blocks: int) -> binding.Layout:
     digits = (
-        binding.Digit(binding.Axis.TOKEN, BLOCK, KV_HEADS * DIM),
-        binding.Digit(binding.Axis.HEAD, KV_HEADS, DIM),
+        binding.Digit(binding.Axis.TOKEN, BLOCK, KV_HEADS * 2 * DIM),
+        binding.Digit(binding.Axis.HEAD, KV_HEADS, 2 * DIM),
         binding.Digit(binding.Axis.DIM, DIM, 1),
     )
     parts = tuple(
         binding.Part(role, 0, KV_HEADS, DIM, digits) for role in (binding.Role.K, binding.Role.V)
     )
     tensors = tuple(
-        binding.Tensor(layer, part, (2 * layer + part) * PART_ELEMENTS * 2, BLOCK_ELEMENTS * 2)
+        binding.Tensor(layer, part, (layer * LAYER_ELEMENTS + part * DIM) * 2, BLOCK_ELEMENTS * 2)
         for layer in range(LAYERS)
         for part in range(2)
     )
@@ -123,8 +123,8 @@ def fill(kv: torch.Tensor) -> None:
             0.35 * torch.randn(tokens, KV_HEADS, 1, device="cuda", generator=generator)
         )
         v = 0.3 * gain * noise[1]
-        kv[:, layer, 0] = k.view(blocks, BLOCK, KV_HEADS, DIM).to(kv.dtype)
-        kv[:, layer, 1] = v.view(blocks, BLOCK, KV_HEADS, DIM).to(kv.dtype)
+        kv[:, layer, :, :, 0] = k.view(blocks, BLOCK, KV_HEADS, DIM).to(kv.dtype)
+        kv[:, layer, :, :, 1] = v.view(blocks, BLOCK, KV_HEADS, DIM).to(kv.dtype)
 
 
 class Rig:
@@ -166,7 +166,7 @@ class Rig:
         b = self.kv[self.target[0] : self.target[-1] + 1]
         errors = []
         for part in range(2):
-            x, y = a[:, :, part].float(), b[:, :, part].float()
+            x, y = a[:, :, :, :, part].float(), b[:, :, :, :, part].float()
             errors.append(float((x - y).norm() / x.norm()))
         return errors
 
