@@ -32,7 +32,7 @@ import torch  # noqa: E402
 from engine import BLOCK, BLOCK_ELEMENTS, DIM, KV_HEADS, LAYER_ELEMENTS, LAYERS, Engine  # noqa: E402
 from movers import CHUNK_BLOCKS, CHUNK_BYTES, Fetches, GpuDecoder, GpuDecodes  # noqa: E402
 from servers import Server  # noqa: E402
-from shadowserve import binding  # noqa: E402
+from shadowserve import binding, gpu  # noqa: E402
 
 CHUNKS = 32  # 8,192 tokens
 IN_FLIGHT = 24
@@ -141,12 +141,12 @@ class Rig:
         self.before = self.kv[: self.target[0]].clone()
 
     def register(self, session: binding.Session) -> int:
-        gpu = gpu_memory.export(self.kv.data_ptr())
+        exported = gpu.export(self.kv.data_ptr(), 0)
         return session.region_register(
             binding.Memory.GPU_IPC,
             layout(self.kv.shape[0]),
             self.kv.numel() * 2,
-            gpu=gpu,
+            gpu=exported,
         )
 
     def untouched(self) -> bool:
@@ -317,7 +317,7 @@ def gpu_cases(rig: Rig, folder: Path, library: Path, seconds: float) -> Iterator
         for path, blocks in zip(files, places(rig, 4), strict=True)
     ]
     yield gpu_check(rig, decoders)
-    gpu = gpu_memory.export(rig.kv.data_ptr())
+    exported = gpu.export(rig.kv.data_ptr(), 0)
     arguments: list[str] = []
     for path, blocks in zip(files, places(rig, 4), strict=True):
         arguments += [str(path), json.dumps(blocks)]
@@ -331,7 +331,7 @@ def gpu_cases(rig: Rig, folder: Path, library: Path, seconds: float) -> Iterator
 
         def outside(rate: float = rate) -> OtherProcess:
             head = [sys.executable, str(HERE / "other_process.py"), str(library)]
-            middle = [gpu.handle.hex(), str(gpu.offset), str(rate), str(seconds + 1)]
+            middle = [exported.handle.hex(), str(exported.offset), str(rate), str(seconds + 1)]
             return OtherProcess([*head, *middle, *arguments])
 
         yield beside(rig, f"GPU decode, engine's process {asked}", seconds, inside)
