@@ -21,6 +21,8 @@
 #define COLUMNS (LANES / COLUMN)
 #define INLINE  static inline __attribute__((always_inline))
 
+#define PREFETCH_TOKENS 24u
+
 typedef float vf __attribute__((vector_size(VECTOR_BYTES)));
 typedef int32_t vi __attribute__((vector_size(VECTOR_BYTES)));
 typedef uint32_t vu __attribute__((vector_size(VECTOR_BYTES)));
@@ -232,6 +234,8 @@ INLINE void spread_column(const struct group_view *view, uint32_t column, struct
 		for (; t < end; t++, p += view->row_bytes) {
 			struct column x = load_column(p, dtype);
 
+			/* rows are too far apart for the processor to see them coming */
+			__builtin_prefetch(p + PREFETCH_TOKENS * view->row_bytes);
 			spread_part(x.even, careful, &sum.even, &square.even, &peak.even,
 				    &count.even);
 			spread_part(x.odd, careful, &sum.odd, &square.odd, &peak.odd, &count.odd);
