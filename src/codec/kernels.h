@@ -33,7 +33,7 @@ struct r16_table {
 	uint32_t slot[256]; /* f << 16 | (slot - c) << 8 | owner */
 	uint8_t frequency[16], start[16];
 	/* owner = base of the slot's upper half byte + how many of its bounds lie below it */
-	uint8_t base[16], bound[15][16];
+	uint8_t base[16], bound[16][16];
 	uint32_t bounds_count;
 };
 
