@@ -33,6 +33,7 @@ PROMPT_TOKENS = 6000
 SHARED_TOKENS = 5888  # of a document, before what is a request's own
 OWN_TOKENS, ANSWER_TOKENS = 32, 16
 ENDLESS_TOKENS = 6500
+HIT_TRIES = 3
 BLOCK = 32
 SLO_TTFT_S, SLO_TPOT, SLO_SHARE = 1.0, 3.0, 0.9  # TPOT: times that of an idle engine
 GIVE_UP_SHARE = 0.5  # a step that meets the SLO less often ends its series
@@ -147,8 +148,11 @@ class Bench:
         """The first document, from the store."""
         self.engine.do("forget")
         done = self.engine.alone("doc0", max_tokens)
-        if not done["cached"]:  # the lookup was late, on a machine that others use too
-            self.missed += 1
+        for _ in range(HIT_TRIES):
+            if done["cached"]:
+                break
+            self.missed += 1  # the lookup was late, on a machine that others use too
+            self.engine.do("flush")
             self.engine.do("forget")
             done = self.engine.alone("doc0", max_tokens)
         if done["cached"] != (PROMPT_TOKENS - 1) // BLOCK * BLOCK:
