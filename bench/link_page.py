@@ -323,9 +323,10 @@ def tables(data: dict[str, Any]) -> str:
     how = f"""One real Redis on core {host} in a network namespace of its own, one daemon in
 another, joined by a veth pair (MTU 9000) that tbf shapes. Chunks of {data["layers"]} layers
 x 8 heads x 128, bf16, 256 tokens ({data["kv_bytes"] >> 20} MiB), {data["in_flight"]} in flight,
-into a memfd of the client. The link's 100 % is the best round of a plain receive loop of the same values in the same
-rounds; what it throws away the daemon checks, decodes and delivers. With 2 cores the second worker
-shares Redis's core. Processor times are of whole processes; soft interrupts are of core {host}."""
+into a memfd of the client. The link's 100 % is the best round of a plain receive loop of
+the same values in the same run; what it throws away the daemon checks, decodes and delivers.
+With 2 cores the second worker shares Redis's core. Processor times are of whole processes; soft
+interrupts are of core {host}."""
     if data["realtime"]:
         how += """ All of it ran in the real-time class (`chrt --rr 1`), because the machine was
 busy; the kernel leaves that class 95 % of a core, so these are lower bounds."""
