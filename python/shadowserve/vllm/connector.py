@@ -203,7 +203,7 @@ class ShadowServeConnector(KVConnectorBase_V1, SupportsHMA):
 
 def _check_platform() -> None:
     if not current_platform.is_cpu():
-        raise NotServed("KV memory of GPUs is not served by this version of the daemon")
+        raise NotServed("KV memory of GPUs is not served by this version of the connector")
 
 
 def _tensor_parallel_rank() -> int:
