@@ -324,9 +324,9 @@ def tables(data: dict[str, Any]) -> str:
 another, joined by a veth pair (MTU 9000) that tbf shapes. Chunks of {data["layers"]} layers
 x 8 heads x 128, bf16, 256 tokens ({data["kv_bytes"] >> 20} MiB), {data["in_flight"]} in flight,
 into a memfd of the client. The link's 100 % is the best round of a plain receive loop of
-the same values in the same run; what it throws away the daemon checks, decodes and delivers.
-With 2 cores the second worker shares Redis's core. Processor times are of whole processes; soft
-interrupts are of core {host}."""
+the same values in the same run (iperf3 ran once, before); what it throws away the daemon checks,
+decodes and delivers. With 2 cores the second worker shares Redis's core. Processor times are of
+whole processes; soft interrupts are of core {host}."""
     if data["realtime"]:
         how += """ All of it ran in the real-time class (`chrt --rr 1`), because the machine was
 busy; the kernel leaves that class 95 % of a core, so these are lower bounds."""
@@ -335,8 +335,8 @@ second of its core; `bench codec` decodes as below; a core that does both in tur
 1 / (1 / receive + ratio / decode) of wire bytes. Both halves were measured with their own data in
 their own loops, so the roof is an estimate that a good pipeline may pass a little."""
     about_path = """Where one core's time goes, by the daemon's own count (`stat --json`, `path`),
-with a malloc that counts. Receive is what the worker spends in the store: polling, the copy out of
-the socket, acknowledgements."""
+with a malloc that counts, in one run each. Receive is what the worker spends in the store:
+polling, the copy out of the socket, acknowledgements."""
     about = "Ablations, one core, each beside the whole in the same rounds."
     parts = [how, link_table(data), about_roof, roof_table(data), about_path, path_table(data)]
     parts += [about, ablation_table(data), lanes_table(data), cluster_table(data)]
