@@ -158,6 +158,16 @@ static void add_times(cJSON *stages, const char *name, const struct times_copy *
 				times->count ? (double)times->longest_ns / 1e3 : 0);
 }
 
+/* Chunks that were taken up. One that was given back unbegun is taken up once more elsewhere; it
+ * may have come before the last reset and gone back after it. */
+static uint64_t count_chunks(const struct path_sum *sum)
+{
+	const uint64_t fetches = sum->counters[COUNTER_FETCHES];
+	const uint64_t returns = sum->counters[COUNTER_FETCH_RETURNS];
+
+	return fetches - u64_min(fetches, returns) + sum->counters[COUNTER_STORES];
+}
+
 void stat_path(struct plane *plane, uint64_t now_ns, void *json)
 {
 	struct path_sum *sum = &plane->base->sum;
@@ -166,7 +176,7 @@ void stat_path(struct plane *plane, uint64_t now_ns, void *json)
 
 	sum_read(plane, sum);
 	sum_subtract(sum, &plane->base->before);
-	chunks = sum->counters[COUNTER_FETCHES] + sum->counters[COUNTER_STORES];
+	chunks = count_chunks(sum);
 	add_number(path, "epoch", plane->base->epoch);
 	if (plane->base->since_ns)
 		cJSON_AddNumberToObject(path, "seconds",
