@@ -39,9 +39,9 @@ static int worker_carve_tables(struct plane *plane, struct worker *worker)
 {
 	const struct plane_config *config = &plane->config;
 	/* A slot may have three messages unread: a CANCEL that came too late for its last task, the
-	 * next TASK and its CANCEL; back come at most CAPTURED and DONE. Besides, two RECALLs: one
-	 * of them may have been made up for by an older report. */
-	const uint32_t ring = power_of_two(3 * plane->tasks_count + 2);
+	 * next TASK and its CANCEL; back come at most CAPTURED and DONE. Besides RECALLs: one, and
+	 * one for each report that was made before the first was read. */
+	const uint32_t ring = power_of_two(5 * plane->tasks_count + 1);
 	const uint64_t scratch = codec_scratch_bytes(config->channels_max);
 	struct arena *arena = &plane->arena;
 	uint64_t *inbox = arena_carve(arena, ring * sizeof(uint64_t), CACHE_LINE_BYTES);
