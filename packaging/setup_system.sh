@@ -7,7 +7,7 @@ set -eu
 packages="gcc g++ libc6-dev make pkg-config meson ninja-build git ca-certificates
 	gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user
 	libssl-dev zlib1g-dev libdeflate-dev libisal-dev libzstd-dev liblz4-dev libcyaml-dev libyaml-dev libcjson-dev
-	libcmocka-dev libasan8 libubsan1 libtsan2 redis-server redis-tools iproute2 iperf3
+	libcmocka-dev libasan8 libubsan1 libtsan2 redis-server redis-tools iproute2 iperf3 procps
 	python3 python3-venv python3-dev libnuma1"
 
 missing=""
