@@ -44,4 +44,4 @@ def tables(data: dict[str, Any]) -> str:
     rows = data["fetches"]
     names = [k for k, v in rows[0]["answer"].items() if isinstance(v, int | float)]
     cells = [(f"`{r['store']}:`", r["tier"], *(r["answer"][n] for n in names)) for r in rows]
-    return table(("store", "tier", *names), cells)
+    return "One run each.\n\n" + table(("store", "tier", *names), cells)

@@ -40,4 +40,4 @@ def figures(data: dict[str, Any]) -> list[Figure]:
 def tables(data: dict[str, Any]) -> str:
     before, after = data["before_kib"], data["after_kib"]
     row = (data["fetches"], before, after, f"{100 * (after / before - 1):+.2f} %")
-    return table(("fetches", "KiB before", "KiB after", "growth"), [row])
+    return "One run.\n\n" + table(("fetches", "KiB before", "KiB after", "growth"), [row])

@@ -33,4 +33,4 @@ def figures(data: dict[str, Any]) -> list[Figure]:
 def tables(data: dict[str, Any]) -> str:
     names = sorted({name for answer in data.values() for name in answer})
     rows = [(f"`{store}:`", *(answer.get(n, "") for n in names)) for store, answer in data.items()]
-    return table(("store", *names), rows)
+    return "One run each.\n\n" + table(("store", *names), rows)
