@@ -95,6 +95,14 @@ static int fd_take(struct session *session)
 	return fd;
 }
 
+/* A kind of memory in a log line. */
+static const char *memory_text(uint32_t memory)
+{
+	if (memory_is_gpu(memory))
+		return "gpu";
+	return memory == SSV_MEMORY_MEMFD ? "memfd" : "address";
+}
+
 static int take_register(struct session *session, const struct message *message, uint64_t now_ns,
 			 char *error)
 {
@@ -129,7 +137,7 @@ static int take_register(struct session *session, const struct message *message,
 		 "memory=%s",
 		 session->hello.engine_id, session->hello.rank, region_id,
 		 (unsigned long long)region.bytes, layout.blocks_count, layout.tensors_count,
-		 region.memory == SSV_MEMORY_MEMFD ? "memfd" : "address");
+		 memory_text(region.memory));
 	out = session_reserve(session, &room);
 	session_queue(session,
 		      message_encode_region(out, room, MESSAGE_REGISTERED, message->id, region_id),
