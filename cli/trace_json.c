@@ -114,12 +114,15 @@ static void put_slice(struct writer *writer, const struct seen_event *seen, uint
 {
 	const struct trace_event *event = &seen->event;
 	const uint32_t kind = trace_kind(event);
+	/* What began before the window is drawn from the window's begin to its own end. */
+	const uint64_t start_ns = since_start(writer, event->start_ns);
+	const uint64_t end_ns = since_start(writer, event->start_ns + duration_ns);
 	FILE *out = writer->out;
 
 	put_begin(writer, "X", process_of(writer->seen, seen), thread_of(seen));
 	fprintf(out, ",\"name\":\"%s\",\"cat\":\"%s\"", kind_names[kind], kind_names[kind]);
-	put_time(writer, "ts", since_start(writer, event->start_ns));
-	put_time(writer, "dur", duration_ns);
+	put_time(writer, "ts", start_ns);
+	put_time(writer, "dur", end_ns - start_ns);
 	fputs(",\"args\":{", out);
 	if (event->request)
 		fprintf(out, "\"request\":%u,\"chunk\":%u,", event->request, event->piece);

@@ -305,3 +305,21 @@ def test_unknown_kinds_are_left_out_and_lost_events_are_said(
     }
     slices = [e for e in json.loads(out.read_text())["traceEvents"] if e["ph"] == "X"]
     assert [e["name"] for e in slices] == ["decode", "decode"]
+
+
+def test_what_began_before_the_window_is_cut_at_its_begin(
+    cli: Cli, liar: Any, tmp_path: Path
+) -> None:
+    """Of the last 10 s: a decode from 11 s to 9 s ago."""
+    half_outside = event(989 * 10**9, DECODE_SPAN | 2 * 10**9)
+
+    def answer(id_: int, body: bytes) -> bytes:
+        track, _, _ = struct.unpack("<IIQ", body)
+        if track == 1:
+            return events(id_, track=1)
+        return events(id_, count=1, head=1, payload=half_outside)
+
+    out = tmp_path / "t.json"
+    assert cli("trace", "--socket", liar(answer), "--out", out).code == 0
+    slices = [e for e in json.loads(out.read_text())["traceEvents"] if e["ph"] == "X"]
+    assert [(e["ts"], e["dur"]) for e in slices] == [(0, 10**6)]
