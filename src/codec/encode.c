@@ -88,6 +88,7 @@ static void draft_open(struct encoder *encoder, const uint8_t *elements, struct 
 	draft->verbatim = header->verbatim_tokens;
 	draft->scratch = s;
 	draft->kernels = kernels_get();
+	draft->is_followed = encoder->next_tensor + 1 < shape_tensors(&header->shape);
 	draft->plane.classes = s->classes;
 	draft->plane.groups_count = draft->groups;
 	draft->plane.tokens = draft->tokens;

@@ -38,6 +38,7 @@ const struct kernels kernels_scalar = {
     .count = scalar_count,
     .pack = scalar_pack,
     .measure = scalar_measure,
+    .code = scalar_code,
     .exponents = scalar_exponents,
     .split = scalar_split,
 };
@@ -62,6 +63,7 @@ static const struct kernels kernels_avx512 = {
     .count = avx512_count,
     .pack = avx512_pack,
     .measure = avx512_measure,
+    .code = avx512_code,
     .exponents = avx512_exponents,
     .split = avx512_split,
 };
@@ -85,6 +87,7 @@ static const struct kernels kernels_avx2 = {
     .count = scalar_count,
     .pack = scalar_pack,
     .measure = avx2_measure,
+    .code = scalar_code,
     .exponents = scalar_exponents,
     .split = scalar_split,
 };
@@ -125,6 +128,7 @@ static const struct kernels kernels_neon = {
     .count = scalar_count,
     .pack = scalar_pack,
     .measure = neon_measure,
+    .code = scalar_code,
     .exponents = scalar_exponents,
     .split = scalar_split,
 };

@@ -188,7 +188,25 @@ struct quantise_job {
 #define INTEGER_MAX   32000
 #define INTEGER_SMALL 4095
 
-/* Distances of each channel's integers to its offset and to the token before, where both are. */
+/* Choices are made from eight tokens of each 32, if there are many. */
+#define SAMPLE_TOKENS_MIN 128u
+#define SAMPLE_EVERY      32u
+#define SAMPLE_TAKEN      8u
+
+static inline int is_sampled(uint32_t first, uint32_t tokens)
+{
+	return tokens - first >= SAMPLE_TOKENS_MIN;
+}
+
+static inline int sample_takes(uint32_t first, uint32_t tokens, uint32_t token)
+{
+	return !is_sampled(first, tokens) || (token - first) % SAMPLE_EVERY < SAMPLE_TAKEN;
+}
+
+/*
+ * Distances of each channel's integers to its offset and to the token before, where both are, in
+ * some tokens (sample_takes).
+ */
 struct distance_job {
 	const int16_t *integers;
 	uint32_t first, tokens;
@@ -199,7 +217,7 @@ struct distance_job {
 
 #define RAW_CHOICES (RAW_BITS_MAX + 1)
 
-/* How often each class would occur with r raw bits, in some tokens (count_takes). */
+/* How often each class would occur with r raw bits, in some tokens (sample_takes). */
 struct count_job {
 	const int16_t *integers;
 	uint32_t first, tokens, lanes;
@@ -207,12 +225,6 @@ struct count_job {
 	uint32_t total;                /* all symbols, those outside too */
 	uint32_t count[RAW_CHOICES][16];
 };
-
-/* Eight tokens of each 32 are enough, if there are many. */
-static inline int count_takes(const struct count_job *job, uint32_t token)
-{
-	return job->tokens - job->first < 128 || (token - job->first) % 32 < 8;
-}
 
 /*
  * Integers to classes and raw bits, each against the integer that the decoder will have. Where an
@@ -235,6 +247,18 @@ struct measure_job {
 	const float *scale;         /* [64]; 0 for idle channels */
 	uint64_t *outside;          /* count for neither; channels that overflow are added */
 	double error_sum, norm_sum; /* results */
+};
+
+/*
+ * quantise, pack and measure at once, for a full bf16 group whose integers are small (not beyond
+ * INTEGER_SMALL). What it leaves as integers means nothing.
+ */
+struct code_job {
+	struct pack_job pack;
+	struct measure_job measure;
+	const float *inverse; /* [64] */
+	int16_t *integers;    /* [tokens][64]: room for them */
+	const uint8_t *next;  /* two cache lines a token that will be wanted soon, or NULL */
 };
 
 /* One value as `quantise` makes an integer of it. */
@@ -263,6 +287,8 @@ struct kernels {
 	void (*count)(struct count_job *job);
 	void (*pack)(struct pack_job *job);
 	void (*measure)(struct measure_job *job);
+	/* scalar_code: this level does it in parts. */
+	void (*code)(struct code_job *job);
 	void (*exponents)(struct exponent_job *job);
 	void (*split)(struct split_job *job);
 };

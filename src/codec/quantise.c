@@ -13,6 +13,7 @@
 #include "codec/draft.h"
 #include "codec/float.h"
 #include "codec/frequency.h"
+#include "codec/scalar.h"
 #include "codec/symbols.h"
 
 #define MEDIAN_FACTOR 1.06f /* of the median channel's sigma, for a K step */
@@ -71,20 +72,38 @@ static double mean(const float *values, uint32_t count)
 	return sum / count;
 }
 
-/* The median over tokens of a head's mean square. */
-static float median_token_power(const struct draft *d, uint32_t head)
+/* Adds a head's squares to the tokens that choices are made from. */
+static void token_power(const struct draft *d, uint32_t head, uint32_t group,
+			float power[SSV_CHUNK_TOKENS])
 {
 	uint32_t first = head * d->part->dim, end = first + d->part->dim;
-	float power[SSV_CHUNK_TOKENS] = {0};
+	struct power_job job = {.view = draft_view(d, group), .power = power};
 
-	for (uint32_t group = first / LANES; group <= (end - 1) / LANES; group++) {
-		struct power_job job = {.view = draft_view(d, group), .power = power};
-
-		job.channel0 = first > group * LANES ? first - group * LANES : 0;
-		job.channel_end = (uint32_t)u64_min(end - group * LANES, LANES);
+	job.channel0 = first > group * LANES ? first - group * LANES : 0;
+	job.channel_end = (uint32_t)u64_min(end - group * LANES, LANES);
+	if (!is_sampled(d->verbatim, d->tokens)) {
+		d->kernels->power(&job);
+		return;
+	}
+	for (uint32_t t = d->verbatim; t < d->tokens; t += SAMPLE_EVERY) {
+		job.view.first = t;
+		job.view.tokens = (uint32_t)u64_min(t + SAMPLE_TAKEN, d->tokens);
 		d->kernels->power(&job);
 	}
-	return median(power + d->verbatim, d->tokens - d->verbatim) / (float)d->part->dim;
+}
+
+/* The median over tokens, of a sample if there are many, of a head's mean square. */
+static float median_token_power(const struct draft *d, uint32_t head)
+{
+	uint32_t first = head * d->part->dim, end = first + d->part->dim, count = 0;
+	float power[SSV_CHUNK_TOKENS] = {0};
+
+	for (uint32_t group = first / LANES; group <= (end - 1) / LANES; group++)
+		token_power(d, head, group, power);
+	for (uint32_t t = d->verbatim; t < d->tokens; t++)
+		if (sample_takes(d->verbatim, d->tokens, t))
+			power[count++] = power[t];
+	return median(power, count) / (float)d->part->dim;
 }
 
 /* A head's mean square; tokens far beyond the others are not allowed to set it. */
@@ -133,12 +152,18 @@ static int offsets_pay(const struct draft *d)
 {
 	const struct codec_scratch *s = d->scratch;
 	uint64_t half_bits = 0;
+	float floor = 0;
 
 	for (uint32_t c = 0; c < d->channels; c++) {
-		float step = step_scale(s->steps[c / d->part->dim], STEP_FACTOR_ONE);
-		float floor = step * step / 12;
-		uint32_t power = f32_bits(s->power[c] + floor);
-		uint32_t spread = f32_bits(s->spread[c] + floor);
+		uint32_t power, spread;
+
+		if (c % d->part->dim == 0) {
+			float step = step_scale(s->steps[c / d->part->dim], STEP_FACTOR_ONE);
+
+			floor = step * step / 12;
+		}
+		power = f32_bits(s->power[c] + floor);
+		spread = f32_bits(s->spread[c] + floor);
 
 		if (power > spread)
 			half_bits += power - spread;
@@ -146,9 +171,9 @@ static int offsets_pay(const struct draft *d)
 	return (half_bits >> 24) * (d->tokens - d->verbatim) > (uint64_t)OFFSET_BITS * d->channels;
 }
 
-/* Offsets (where wanted) and delta flags of a group, by channel. */
-static void choose_bases(const struct draft *d, uint32_t group, int want_offsets,
-			 const float inverse[LANES], int16_t offset[LANES], int16_t delta[LANES])
+/* Offsets (where wanted) and delta flags of a group, by channel. Are all its integers small? */
+static int choose_bases(const struct draft *d, uint32_t group, int want_offsets,
+			const float inverse[LANES], int16_t offset[LANES], int16_t delta[LANES])
 {
 	const struct codec_scratch *s = d->scratch;
 	const int16_t *first = s->integers + d->verbatim * LANES;
@@ -176,6 +201,7 @@ static void choose_bases(const struct draft *d, uint32_t group, int want_offsets
 		if (delta[i] && want_offsets && d->verbatim < d->tokens && first[i] != INTEGER_NONE)
 			offset[i] = first[i];
 	}
+	return job.is_small;
 }
 
 /* Bits (q16) that a group of `total` symbols costs with r raw bits, about. count: of its classes.
@@ -221,25 +247,54 @@ static uint32_t choose_raw_bits(const struct draft *d, uint32_t lanes, const int
 	return best;
 }
 
-/* Steps, their inverses, and the integers of a group; verbatim tokens become INTEGER_NONE. */
-static void group_integers(const struct draft *d, uint32_t group, float scale[LANES],
-			   float inverse[LANES])
+/* Steps of a group's channels, and their inverses. */
+static void group_scales(const struct draft *d, uint32_t group, float scale[LANES],
+			 float inverse[LANES])
+{
+	uint32_t lanes = draft_lanes(d, group);
+
+	memset(scale, 0, LANES * sizeof(*scale));
+	memset(inverse, 0, LANES * sizeof(*inverse));
+	for (uint32_t i = 0, end; i < lanes; i = end) {
+		uint32_t head = (group * LANES + i) / d->part->dim;
+		float own = step_scale(d->scratch->steps[head], STEP_FACTOR_ONE), under = 1 / own;
+
+		end = (uint32_t)u64_min(lanes, (head + 1) * d->part->dim - group * LANES);
+		for (uint32_t k = i; k < end; k++) {
+			scale[k] = own;
+			inverse[k] = under;
+		}
+	}
+}
+
+/* The integers of a group; verbatim tokens become INTEGER_NONE. */
+static void group_integers(const struct draft *d, uint32_t group, const float inverse[LANES])
 {
 	struct codec_scratch *s = d->scratch;
 	struct quantise_job job = {
 	    .view = draft_view(d, group), .inverse = inverse, .integers = s->integers};
 
-	memset(scale, 0, LANES * sizeof(*scale));
-	memset(inverse, 0, LANES * sizeof(*inverse));
-	for (uint32_t i = 0; i < job.view.lanes; i++) {
-		uint32_t channel = group * LANES + i;
-
-		scale[i] = step_scale(s->steps[channel / d->part->dim], STEP_FACTOR_ONE);
-		inverse[i] = 1 / scale[i];
-	}
 	d->kernels->quantise(&job);
 	for (uint32_t i = 0; i < d->verbatim * LANES; i++)
 		s->integers[i] = INTEGER_NONE;
+}
+
+/* Those that choices are made from. */
+static void sample_integers(const struct draft *d, uint32_t group, const float inverse[LANES])
+{
+	struct quantise_job job = {
+	    .view = draft_view(d, group), .inverse = inverse, .integers = d->scratch->integers};
+
+	if (!is_sampled(d->verbatim, d->tokens)) {
+		group_integers(d, group, inverse);
+		return;
+	}
+	for (uint32_t t = d->verbatim; t < d->tokens; t += SAMPLE_EVERY) {
+		/* with the one before them, which is a base */
+		job.view.first = t > d->verbatim ? t - 1 : t;
+		job.view.tokens = (uint32_t)u64_min(t + SAMPLE_TAKEN, d->tokens);
+		d->kernels->quantise(&job);
+	}
 }
 
 /* Keep a group's choices where the meta is written from. */
@@ -263,36 +318,60 @@ static void group_keep(struct draft *d, uint32_t group, const int16_t offset[LAN
 	}
 }
 
+/* Elements to symbols, and their error. */
+static void group_symbols(const struct draft *d, uint32_t group, struct code_job *job, int is_small)
+{
+	uint64_t bytes = (uint64_t)d->tokens * LANES * d->element_bytes;
+
+	if (d->kernels->code != scalar_code && is_small && job->pack.lanes == LANES &&
+	    d->dtype == SSV_DTYPE_BF16) {
+		/* the group's share of what is behind this tensor */
+		if (d->is_followed)
+			job->next = d->elements + (d->groups + group) * bytes;
+		d->kernels->code(job);
+		return;
+	}
+	if (is_sampled(d->verbatim, d->tokens))
+		group_integers(d, group, job->inverse);
+	d->kernels->pack(&job->pack);
+	d->kernels->measure(&job->measure);
+}
+
 static int group_code(struct draft *d, uint32_t group, int want_offsets)
 {
 	struct codec_scratch *s = d->scratch;
 	uint32_t lanes = draft_lanes(d, group);
 	int16_t offset[LANES], delta[LANES];
 	float scale[LANES], inverse[LANES];
-	struct pack_job pack = {.integers = s->integers,
-				.tokens = d->tokens,
-				.lanes = lanes,
-				.offset = offset,
-				.delta = delta,
-				.classes = plane_group(&d->plane, group),
-				.raw = d->raw + d->raw_bytes,
-				.outside = s->outside};
-	struct measure_job measure = {.view = draft_view(d, group),
-				      .integers = s->integers,
-				      .scale = scale,
-				      .outside = s->outside};
+	struct code_job job = {
+	    .pack = {.integers = s->integers,
+		     .tokens = d->tokens,
+		     .lanes = lanes,
+		     .offset = offset,
+		     .delta = delta,
+		     .classes = plane_group(&d->plane, group),
+		     .raw = d->raw + d->raw_bytes,
+		     .outside = s->outside},
+	    .measure = {.view = draft_view(d, group),
+			.integers = s->integers,
+			.scale = scale,
+			.outside = s->outside},
+	    .inverse = inverse,
+	    .integers = s->integers,
+	};
+	int is_small;
 
-	group_integers(d, group, scale, inverse);
-	choose_bases(d, group, want_offsets, inverse, offset, delta);
-	pack.raw_bits = choose_raw_bits(d, lanes, offset, delta);
-	s->raw_bits[group] = (uint8_t)pack.raw_bits;
-	d->kernels->pack(&pack);
-	d->kernels->measure(&measure);
-	d->error_sum += measure.error_sum;
-	d->norm_sum += measure.norm_sum;
-	d->raw_bytes += d->tokens * ((lanes * pack.raw_bits + 7) / 8);
+	group_scales(d, group, scale, inverse);
+	sample_integers(d, group, inverse);
+	is_small = choose_bases(d, group, want_offsets, inverse, offset, delta);
+	job.pack.raw_bits = choose_raw_bits(d, lanes, offset, delta);
+	s->raw_bits[group] = (uint8_t)job.pack.raw_bits;
+	group_symbols(d, group, &job, is_small);
+	d->error_sum += job.measure.error_sum;
+	d->norm_sum += job.measure.norm_sum;
+	d->raw_bytes += d->tokens * ((lanes * job.pack.raw_bits + 7) / 8);
 	group_keep(d, group, offset, delta);
-	frequency_fit(pack.count, s->frequency + group * META_CLASSES);
+	frequency_fit(job.pack.count, s->frequency + group * META_CLASSES);
 	return draft_exceptions(d, group);
 }
 

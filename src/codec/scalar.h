@@ -39,6 +39,7 @@ void scalar_distance(struct distance_job *job);
 void scalar_count(struct count_job *job);
 void scalar_pack(struct pack_job *job);
 void scalar_measure(struct measure_job *job);
+void scalar_code(struct code_job *job);
 void scalar_exponents(struct exponent_job *job);
 void scalar_split(struct split_job *job);
 

@@ -140,11 +140,12 @@ void scalar_distance(struct distance_job *job)
 	memset(job->to_last, 0, sizeof(job->to_last));
 	for (uint32_t t = job->first + 1; t < job->tokens; t++) {
 		const int16_t *row = job->integers + t * LANES, *before = row - LANES;
+		int takes = sample_takes(job->first, job->tokens, t);
 
 		for (uint32_t i = 0; i < LANES; i++) {
 			int32_t plain = row[i] - job->offset[i], delta = row[i] - before[i];
 
-			if (row[i] == INTEGER_NONE || before[i] == INTEGER_NONE)
+			if (!takes || row[i] == INTEGER_NONE || before[i] == INTEGER_NONE)
 				continue;
 			job->to_offset[i] += (uint32_t)(plain < 0 ? -plain : plain);
 			job->to_last[i] += (uint32_t)(delta < 0 ? -delta : delta);
@@ -162,8 +163,9 @@ static uint32_t histogram_fill(const struct count_job *job, uint32_t histogram[2
 	for (uint32_t t = job->first; t < job->tokens; t++) {
 		const int16_t *row = job->integers + t * LANES;
 		const int16_t *before = t > job->first ? row - LANES : job->offset;
+		int takes = sample_takes(job->first, job->tokens, t);
 
-		for (uint32_t i = 0; i < job->lanes && count_takes(job, t); i++) {
+		for (uint32_t i = 0; i < job->lanes && takes; i++) {
 			int32_t base = job->delta[i] ? before[i] : job->offset[i];
 			uint32_t at = (uint32_t)(row[i] - base + HISTOGRAM_HALF);
 
@@ -243,4 +245,16 @@ void measure_total(struct measure_job *job, const double error[LANES], const dou
 		job->error_sum += error[i];
 		job->norm_sum += norm[i];
 	}
+}
+
+void scalar_code(struct code_job *job)
+{
+	struct quantise_job quantise = {
+	    .view = job->measure.view, .inverse = job->inverse, .integers = job->integers};
+
+	scalar_quantise(&quantise);
+	for (uint32_t i = 0; i < job->measure.view.first * LANES; i++)
+		job->integers[i] = INTEGER_NONE;
+	scalar_pack(&job->pack);
+	scalar_measure(&job->measure);
 }

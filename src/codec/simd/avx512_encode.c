@@ -193,7 +193,7 @@ void avx512_count(struct count_job *job)
 	memset(counts, 0, sizeof(counts));
 	job->total = 0;
 	for (uint32_t t = job->first; t < job->tokens; t++) {
-		if (!count_takes(job, t))
+		if (!sample_takes(job->first, job->tokens, t))
 			continue;
 		job->total += (uint32_t)__builtin_popcountll(
 		    difference_add(job, &planes, t, at, low_bytes, high_bytes));
@@ -310,4 +310,176 @@ void avx512_pack(struct pack_job *job)
 		pack_rows(job, 6);
 		break;
 	}
+}
+
+/* ---- all at once --------------------------------------------------------------------------------
+ */
+
+#define CODE_AHEAD 12u /* tokens; they share four sets of the first-level cache */
+
+/* Half a row of a code_job: 32 channels, the even and the odd ones. */
+struct code_half {
+	struct column inverse, scale, error, norm;
+	__m512i offset, delta, last;
+};
+
+INLINE __m512i code_quantise(const struct code_half *half, struct column x, struct column *ret_y)
+{
+	vf even = x.even * half->inverse.even + ROUND_BIAS;
+	vf odd = x.odd * half->inverse.odd + ROUND_BIAS;
+
+	ret_y->even = (even - ROUND_BIAS) * half->scale.even;
+	ret_y->odd = (odd - ROUND_BIAS) * half->scale.odd;
+	/* an integer is the lower half of its float, whose bias ends with 16 zeros */
+	return _mm512_mask_blend_epi16(0xaaaaaaaa, (__m512i)even,
+				       _mm512_slli_epi32((__m512i)odd, 16));
+}
+
+/* Errors of what is not `outside`. */
+INLINE void code_measure(struct code_half *half, struct column x, struct column y, uint32_t outside)
+{
+	y.even = decoded(y.even, SSV_DTYPE_BF16) - x.even;
+	y.odd = decoded(y.odd, SSV_DTYPE_BF16) - x.odd;
+	if (__builtin_expect(outside != 0, 0)) {
+		vi even = inside_mask(outside, 0, 0), odd = inside_mask(outside, 0, 1);
+
+		x.even = (vf)((vi)x.even & even);
+		y.even = (vf)((vi)y.even & even);
+		x.odd = (vf)((vi)x.odd & odd);
+		y.odd = (vf)((vi)y.odd & odd);
+	}
+	half->error.even += y.even * y.even;
+	half->error.odd += y.odd * y.odd;
+	half->norm.even += x.even * x.even;
+	half->norm.odd += x.odd * x.odd;
+}
+
+/* One token of half a group: its symbols. */
+INLINE __m512i code_step(struct code_half *half, const uint8_t *elements, const uint32_t r,
+			 uint32_t *ret_outside)
+{
+	const __m512i middle = _mm512_set1_epi16((short)(8 << r));
+	const __m512i top = _mm512_set1_epi16((short)((16 << r) - 1));
+	struct column x = load_column(elements, SSV_DTYPE_BF16), y;
+	__m512i n = code_quantise(half, x, &y);
+	__m512i base = _mm512_ternarylogic_epi64(half->delta, half->last, half->offset, 0xca);
+	__m512i symbol = _mm512_sub_epi16(_mm512_add_epi16(n, middle), base);
+	uint32_t outside = _mm512_cmpgt_epu16_mask(symbol, top);
+
+	/* the decoder has n, so that tokens do not wait for one another */
+	half->last = n;
+	if (__builtin_expect(outside != 0, 0)) {
+		__m512i near = _mm512_max_epi16(symbol, _mm512_setzero_si512());
+
+		near = _mm512_min_epi16(near, top);
+		half->last = _mm512_add_epi16(n, _mm512_sub_epi16(near, symbol));
+		symbol = near;
+	}
+	code_measure(half, x, y, outside);
+	*ret_outside = outside;
+	return symbol;
+}
+
+INLINE void code_half_open(struct code_half *half, const struct code_job *job, uint32_t k)
+{
+	half->inverse = column_of(job->inverse, k);
+	half->scale = column_of(job->measure.scale, k);
+	half->offset = _mm512_loadu_si512(job->pack.offset + 32 * k);
+	half->delta = _mm512_loadu_si512(job->pack.delta + 32 * k);
+	half->last = half->offset;
+}
+
+/* Verbatim tokens: the middle symbol, which leaves every base as it is. */
+static uint8_t *code_verbatim(const struct code_job *job, const uint32_t r,
+			      struct class_planes *planes)
+{
+	const struct pack_job *pack = &job->pack;
+	uint32_t first = job->measure.view.first;
+
+	memset(pack->classes, 8, (size_t)first * LANES);
+	memset(pack->raw, 0, (size_t)first * 8 * r);
+	for (uint32_t t = 0; t < first; t++) {
+		pack->outside[t] = UINT64_MAX;
+		class_planes_add(planes, t, _mm512_set1_epi8(8));
+	}
+	return pack->raw + (size_t)first * 8 * r;
+}
+
+struct code_sums {
+	_Alignas(VECTOR_BYTES) double error[LANES], norm[LANES];
+};
+
+INLINE void code_rows(struct code_job *job, const uint32_t r, struct code_sums *sums)
+{
+	const __m512i lanes = lane_bytes(), mask = _mm512_set1_epi8((char)((1 << r) - 1));
+	const struct group_view *view = &job->measure.view;
+	const uint8_t *row = view->elements + view->first * view->row_bytes;
+	const uint8_t *next = job->next ? job->next : row;
+	uint32_t step = job->next ? 2 * CACHE_LINE_BYTES : 0;
+	struct class_planes planes;
+	struct code_half low, high;
+	uint8_t *raw;
+
+	memset(&planes, 0, sizeof(planes));
+	raw = code_verbatim(job, r, &planes);
+	code_half_open(&low, job, 0);
+	code_half_open(&high, job, 1);
+	for (uint32_t t = view->first; t < view->tokens;) {
+		uint32_t end = t + RUN_TOKENS < view->tokens ? t + RUN_TOKENS : view->tokens;
+
+		low.error = low.norm = high.error = high.norm = (struct column){{0}, {0}};
+		for (; t < end; t++, row += view->row_bytes, raw += 8 * r, next += step) {
+			uint32_t outside[2];
+			__m512i a = code_step(&low, row, r, &outside[0]);
+			__m512i b = code_step(&high, row + VECTOR_BYTES, r, &outside[1]);
+			__m512i classes = _mm512_permutex2var_epi8(_mm512_srli_epi16(a, r), lanes,
+								   _mm512_srli_epi16(b, r));
+
+			/* rows are too far apart for the processor to see them coming */
+			__builtin_prefetch(row + CODE_AHEAD * view->row_bytes);
+			__builtin_prefetch(row + CODE_AHEAD * view->row_bytes + CACHE_LINE_BYTES);
+			__builtin_prefetch(next, 0, 2);
+			__builtin_prefetch(next + CACHE_LINE_BYTES, 0, 2);
+			job->pack.outside[t] = (uint64_t)outside[1] << 32 | outside[0];
+			_mm512_storeu_si512(job->pack.classes + t * LANES, classes);
+			class_planes_add(&planes, t, classes);
+			if (r)
+				raw_store(
+				    _mm512_and_si512(_mm512_permutex2var_epi8(a, lanes, b), mask),
+				    r, raw);
+		}
+		add_run(low.error, sums->error);
+		add_run(low.norm, sums->norm);
+		add_run(high.error, sums->error + COLUMN);
+		add_run(high.norm, sums->norm + COLUMN);
+	}
+	class_planes_finish(&planes, view->tokens, job->pack.count);
+}
+
+#define CODE_ROWS(r)                       \
+	case r:                            \
+		code_rows(job, r, &place); \
+		break
+
+void avx512_code(struct code_job *job)
+{
+	struct code_sums place, sums;
+
+	memset(&place, 0, sizeof(place));
+	switch (job->pack.raw_bits) {
+		CODE_ROWS(0);
+		CODE_ROWS(1);
+		CODE_ROWS(2);
+		CODE_ROWS(3);
+		CODE_ROWS(4);
+		CODE_ROWS(5);
+		CODE_ROWS(6);
+	default:
+		return;
+	}
+	for (uint32_t i = 0; i < LANES; i++) {
+		sums.error[i] = place.error[column_place(i)];
+		sums.norm[i] = place.norm[column_place(i)];
+	}
+	measure_total(&job->measure, sums.error, sums.norm);
 }

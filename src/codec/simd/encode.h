@@ -17,6 +17,7 @@ void avx512_distance(struct distance_job *job);
 void avx512_count(struct count_job *job);
 void avx512_pack(struct pack_job *job);
 void avx512_measure(struct measure_job *job);
+void avx512_code(struct code_job *job);
 void avx512_exponents(struct exponent_job *job);
 void avx512_split(struct split_job *job);
 

@@ -400,15 +400,24 @@ INLINE vuh apart(vh a, vh b)
 /* Small integers are at most 8190 apart: eight of them fit 16 bits. */
 INLINE void distance_column(struct distance_job *job, uint32_t column, const int is_small)
 {
+	const int sampled = is_sampled(job->first, job->tokens);
 	const int16_t *p = job->integers + job->first * LANES + column * COLUMN;
 	struct wide_sum to_offset = {{0}, {0}}, to_last = {{0}, {0}};
 	vh offset = (vh)load_vector(job->offset + column * COLUMN), last = (vh)load_vector(p);
 
 	for (uint32_t t = job->first + 1; t < job->tokens;) {
-		uint32_t end = is_small && t + 8 < job->tokens ? t + 8
-			       : is_small                      ? job->tokens
-							       : t + 1;
+		uint32_t end = is_small ? t + 8 - (t - job->first) % 8 : t + 1;
 		vuh plain = {0}, delta = {0};
+
+		if (sampled && (t - job->first) % SAMPLE_EVERY == SAMPLE_TAKEN) {
+			t += SAMPLE_EVERY - SAMPLE_TAKEN;
+			p += (SAMPLE_EVERY - SAMPLE_TAKEN) * LANES;
+			if (t < job->tokens)
+				last = (vh)load_vector(p);
+			continue;
+		}
+		if (end > job->tokens)
+			end = job->tokens;
 
 		for (; t < end; t++) {
 			vh n;
