@@ -108,6 +108,8 @@ def test_the_published_page_belongs_to_the_published_results(tmp_path: Path) -> 
     """docs/benchmarks.md was made from docs/benchmarks/*.json, not by hand."""
     published = {f.stem for f in page.DATA.glob("*.json")} if page.DATA.exists() else set()
     assert published <= set(page.SECTIONS)
+    results = {name: page.load(page.DATA, name) for name in page.SECTIONS}
+    assert page.goals(results) in page.PAGE.read_text(), "run make bench-page"
     for name in published:
         result = page.load(page.DATA, name)
         assert result and not result["quick"], f"{name}: a smoke run was published"
