@@ -430,7 +430,9 @@ static void master_that_steps_down_misses_nothing(void **state)
 	put_values();
 	harness_cluster_command(cluster, 3, role, sizeof(role), "CLUSTER FAILOVER");
 	assert_string_equal(role, "+OK");
-	while (!strstr(role, "master")) {
+	/* The replica may be master for a moment before the old one knows: until a GET was sent on.
+	 */
+	while (!strstr(role, "master") || harness_stats(store).redirects == 0) {
 		char answer[2048];
 
 		submit_gets();
@@ -443,7 +445,6 @@ static void master_that_steps_down_misses_nothing(void **state)
 	submit_gets();
 	harness_poll(store, VALUES);
 	assert_int_equal(check_gets(HARNESS_NODES_MAX), 0);
-	assert_true(harness_stats(store).redirects > 0);
 	put_values();
 }
 
