@@ -328,7 +328,7 @@ def test_doctor_gives_advice_for_what_is_not_fine(cli: Cli, store: str, tmp_path
     no_daemon = ["--socket", tmp_path / "none.sock", "--python", "/no/python"]
     answer = cli("doctor", "--store", store, "--json", *no_daemon)
     checks = {check["check"]: check for check in answer.json["checks"]}
-    for name in ("cpu", "cores", "huge pages", "memlock", "memfd", "pidfd", "cross memory"):
+    for name in ("simd", "cores", "huge pages", "memlock", "memfd", "pidfd", "cross memory"):
         assert name in checks
     assert checks["store"]["verdict"] == "fine"
     assert checks["daemon"]["verdict"] == "note"
