@@ -8,14 +8,14 @@ the lossless tier, keeps what the engine's paged memory held. Nothing else stand
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import vllm_settings
 from part import CORES
-from servers import BUILD, ROOT, Daemon
+from servers import ROOT, Daemon
 
 CHUNK = 256
 ENGINE_TIMEOUT_S = 300
@@ -30,17 +30,9 @@ def capture(model: Path, tokens: list[int], out: Path) -> Path:
     """Serves the prompt and returns the store's folder, which then holds its whole chunks."""
     store = out / "store"
     daemon = Daemon(out, f"file:{store}?sync=none", CORES[-1:], "lossless")
-    transfer = {
-        "kv_connector": "ShadowServeConnector",
-        "kv_connector_module_path": "shadowserve.vllm",
-        "kv_role": "kv_both",
-        "kv_connector_extra_config": {"socket": str(daemon.socket), "admission": "always"},
-    }
+    transfer = vllm_settings.connector(daemon.socket)
     step = {"name": "capture", "tokens": tokens, "max_tokens": 1, "warm": None}
     job = {"model": str(model), "cores": CORES[:1], "warm_up": tokens[-40:], "steps": [step]}
-    env = dict(os.environ)
-    env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT / "python"), env.get("PYTHONPATH")]))
-    env["SHADOWSERVE_LIBRARY"] = str(BUILD / "src" / "client" / "libshadowserve.so")
     try:
         with (out / "engine.log").open("w") as log:
             subprocess.run(
@@ -49,7 +41,7 @@ def capture(model: Path, tokens: list[int], out: Path) -> Path:
                 text=True,
                 stdout=log,
                 stderr=log,
-                env=env,
+                env=vllm_settings.environment(),
                 timeout=ENGINE_TIMEOUT_S,
                 check=True,
             )

@@ -18,6 +18,7 @@
 #include "base/bytes.h"
 #include "base/clock.h"
 #include "codec/reader.h"
+#include "cpu_time.h"
 
 #define DUMP_HEADER_BYTES 36u
 #define RUNS_MAX          101u
@@ -53,15 +54,6 @@ static void *need(void *memory)
 	if (!memory)
 		die("out of memory", "malloc");
 	return memory;
-}
-
-/* Processor time, so that other work on the machine counts as little as it can. */
-static uint64_t cpu_ns(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
-	return (uint64_t)t.tv_sec * NS_PER_S + (uint64_t)t.tv_nsec;
 }
 
 static void dump_read(struct bench *bench, const char *path)
@@ -207,7 +199,7 @@ static double time_classes(struct bench *bench)
 		if (container_open(&container, bench->values[c].bytes, expect.value_bytes, &expect,
 				   &fault))
 			die("opening failed", container_fault_text(fault));
-		begin = cpu_ns();
+		begin = cpu_ns(CLOCK_PROCESS_CPUTIME_ID);
 		for (uint32_t i = 0; i < container.header.segments_count; i++) {
 			struct entry_reader reader;
 
@@ -215,7 +207,7 @@ static double time_classes(struct bench *bench)
 			    entry_reader_classes(&reader))
 				die("decoding failed", "classes");
 		}
-		seconds += (double)(cpu_ns() - begin) * 1e-9;
+		seconds += (double)(cpu_ns(CLOCK_PROCESS_CPUTIME_ID) - begin) * 1e-9;
 	}
 	return seconds;
 }
@@ -236,7 +228,7 @@ static double time_libdeflate(struct bench *bench)
 		if (container_open(&container, bench->values[c].bytes, expect.value_bytes, &expect,
 				   &fault))
 			die("opening failed", container_fault_text(fault));
-		begin = cpu_ns();
+		begin = cpu_ns(CLOCK_PROCESS_CPUTIME_ID);
 		for (uint32_t i = 0; i < container.header.segments_count; i++) {
 			struct container_entry entry;
 			size_t count;
@@ -248,7 +240,7 @@ static double time_libdeflate(struct bench *bench)
 							  shape_kv_bytes(&bench->shape), &count))
 				die("inflating failed", "libdeflate");
 		}
-		seconds += (double)(cpu_ns() - begin) * 1e-9;
+		seconds += (double)(cpu_ns(CLOCK_PROCESS_CPUTIME_ID) - begin) * 1e-9;
 	}
 	libdeflate_free_decompressor(inflate);
 	return seconds;
@@ -275,14 +267,14 @@ static struct result measure(struct bench *bench, uint8_t tier, uint8_t codec)
 	struct container container;
 
 	for (uint32_t run = 0; run < bench->runs; run++) {
-		begin = cpu_ns();
+		begin = cpu_ns(CLOCK_PROCESS_CPUTIME_ID);
 		for (uint32_t c = 0; c < bench->chunks_count; c++)
 			encode_chunk(bench, c, tier, codec);
-		encode[run] = (double)(cpu_ns() - begin) * 1e-9;
-		begin = cpu_ns();
+		encode[run] = (double)(cpu_ns(CLOCK_PROCESS_CPUTIME_ID) - begin) * 1e-9;
+		begin = cpu_ns(CLOCK_PROCESS_CPUTIME_ID);
 		for (uint32_t c = 0; c < bench->chunks_count; c++)
 			decode_chunk(bench, c, &container);
-		decode[run] = (double)(cpu_ns() - begin) * 1e-9;
+		decode[run] = (double)(cpu_ns(CLOCK_PROCESS_CPUTIME_ID) - begin) * 1e-9;
 		classes[run] = time_classes(bench);
 		library[run] = codec == SSV_CODEC_DEFLATE ? time_libdeflate(bench) : 0;
 	}

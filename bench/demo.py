@@ -22,9 +22,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from servers import BUILD, Daemon, Redis
+import vllm_settings
+from servers import ROOT, Daemon, Redis
 
-ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "build" / "demo"
 PROMPT_TOKENS, SHARED_TOKENS, CHUNK, BLOCK = 6000, 3000, 256, 32
 OUTPUT_TOKENS = 64
@@ -91,9 +91,6 @@ def run_engine(
     """Runs one engine process to its end and returns what it printed for each step, with the bytes
     that the daemon fetched meanwhile."""
     job = {"model": str(model), "cores": ENGINE_CORES, "warm_up": plan.warm_up, "steps": steps}
-    env = dict(os.environ)
-    env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT / "python"), env.get("PYTHONPATH")]))
-    env.setdefault("SHADOWSERVE_LIBRARY", str(BUILD / "src" / "client" / "libshadowserve.so"))
     command = [sys.executable, str(ROOT / "bench" / "demo_engine.py")]
     log = OUT / "engine.log"
     pipe = subprocess.PIPE
@@ -101,7 +98,13 @@ def run_engine(
     with (
         log.open("a") as errors,
         subprocess.Popen(
-            command, text=True, bufsize=1, stdin=pipe, stdout=pipe, stderr=errors, env=env
+            command,
+            text=True,
+            bufsize=1,
+            stdin=pipe,
+            stdout=pipe,
+            stderr=errors,
+            env=vllm_settings.environment(),
         ) as process,
     ):
         assert process.stdin and process.stdout
@@ -157,16 +160,7 @@ def run_tier(
     redis = Redis(OUT / f"redis-{tier}") if store == "redis" else None
     uri = redis.uri if redis else f"file:{OUT / f'store-{tier}'}"
     daemon = Daemon(OUT / f"daemon-{tier}", uri, DAEMON_CORES, tier)
-    connector = {
-        "kv_connector": "ShadowServeConnector",
-        "kv_connector_module_path": "shadowserve.vllm",
-        "kv_role": "kv_both",
-        "kv_connector_extra_config": {
-            "socket": str(daemon.socket),
-            "tier": tier,
-            "admission": "always",
-        },
-    }
+    connector = vllm_settings.connector(daemon.socket, tier=tier)
     steps = [plan.step(tier, plan.full) for _ in range(REPEATS)]
     if tier == "lossless":
         steps.append(plan.step("partial", plan.partial))

@@ -15,16 +15,9 @@ import sys
 import time
 from typing import Any
 
-os.environ.setdefault("VLLM_TARGET_DEVICE", "cpu")
-os.environ.update(
-    VLLM_CPU_OMP_THREADS_BIND="nobind",
-    VLLM_ENABLE_V1_MULTIPROCESSING="0",
-    VLLM_NO_USAGE_STATS="1",
-    VLLM_LOGGING_LEVEL=os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
-    HF_HUB_OFFLINE="1",
-    TRANSFORMERS_OFFLINE="1",
-    OMP_NUM_THREADS="1",
-)
+import vllm_settings
+
+vllm_settings.settle()
 
 
 def say(**fields: Any) -> None:

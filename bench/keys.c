@@ -10,15 +10,13 @@
  * one ends the program with exit status 1.
  */
 #include <errno.h>
-#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
-#include "base/bytes.h"
-#include "base/clock.h"
-#include "store/store.h"
+#include "cpu_time.h"
+#include "store_load.h"
 
 #define IN_FLIGHT   64u
 #define VALUE_BYTES 64u
@@ -41,41 +39,6 @@ static void die(int status, const char *what, const char *name)
 {
 	fprintf(stderr, "bench_keys: %s: %s\n", what, name);
 	exit(status);
-}
-
-static uint64_t cpu_ns(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
-	return (uint64_t)t.tv_sec * NS_PER_S + (uint64_t)t.tv_nsec;
-}
-
-/* Number n's key: all bits mixed, as a hash would. */
-static struct ssv_key key_of(uint64_t n)
-{
-	struct ssv_key key;
-	uint64_t z = n;
-
-	for (size_t i = 0; i < sizeof(key.bytes); i += 8) {
-		z = (z + 0x9e3779b97f4a7c15u) * 0xbf58476d1ce4e5b9u;
-		z ^= z >> 29;
-		store_le64(key.bytes + i, z);
-	}
-	return key;
-}
-
-static void wait_for(struct store *store)
-{
-	struct pollfd fds[128];
-	uint64_t next_ns = store->ops->next_ns(store), now_ns = clock_now_ns();
-	uint64_t wait_ns = next_ns > now_ns ? next_ns - now_ns : 0;
-	struct timespec timeout = {0};
-
-	if (!wait_ns)
-		return;
-	timeout.tv_nsec = (long)u64_min(wait_ns, 100 * NS_PER_MS);
-	(void)ppoll(fds, store->ops->pollfds(store, fds, ARRAY_COUNT(fds)), &timeout, NULL);
 }
 
 /* Operation i of a kind: a put of key number first + i, or a look-up of any key. */
@@ -105,7 +68,8 @@ static void begin(struct bench *bench, uint32_t slot, uint8_t kind, uint64_t fir
 
 static struct cost run(struct bench *bench, uint8_t kind, uint64_t first, uint64_t count)
 {
-	uint64_t begin_ns = clock_now_ns(), begin_cpu_ns = cpu_ns(), next = 0, finished = 0;
+	uint64_t begin_ns = clock_now_ns(), begin_cpu_ns = cpu_ns(CLOCK_PROCESS_CPUTIME_ID),
+		 next = 0, finished = 0;
 
 	for (; next < count && next < IN_FLIGHT; next++)
 		begin(bench, (uint32_t)next, kind, first, next);
@@ -125,7 +89,8 @@ static struct cost run(struct bench *bench, uint8_t kind, uint64_t first, uint64
 		if (!n)
 			wait_for(bench->store);
 	}
-	return (struct cost){.cpu_ns = (double)(cpu_ns() - begin_cpu_ns) / (double)count,
+	return (struct cost){.cpu_ns = (double)(cpu_ns(CLOCK_PROCESS_CPUTIME_ID) - begin_cpu_ns) /
+				       (double)count,
 			     .wall_ns = (double)(clock_now_ns() - begin_ns) / (double)count};
 }
 

@@ -11,63 +11,19 @@ import json
 import os
 import select
 import shutil
-import socket
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from host_redis import PORT
 from netns import DIES_WITH_US, Host, Network
-from part import CORES
+from part import CORES, pinned
 from servers import BUILD, Daemon, Server, ServerError
 
 HOST, PLANE = CORES[0], CORES[-1]
-PORT = 6379  # of a namespace of its own
 ANSWER_S = 120.0
 TICK = os.sysconf("SC_CLK_TCK")
-# Where other people's work runs beside the measurement: a real-time class keeps it off both cores.
-REALTIME = ["chrt", "--rr", "1"] if os.environ.get("SHADOWSERVE_BENCH_REALTIME") else []
-
-
-def pinned(*cores: int) -> list[str]:
-    return [*REALTIME, "taskset", "-c", ",".join(map(str, sorted(set(cores))))]
-
-
-class LinkRedis(Server):
-    """A Redis inside a host's namespace, pinned to core HOST."""
-
-    def __init__(self, folder: Path, host: Host) -> None:
-        program = shutil.which("redis-server")
-        if not program:
-            raise ServerError("redis-server is not installed: apt-get install redis-server")
-        folder.mkdir(parents=True, exist_ok=True)
-        self.socket, self.host = folder / "redis.sock", host
-        options = f"--port {PORT} --bind {host.address} --unixsocket {self.socket}"
-        options += f" --dir {folder} --appendonly no --maxmemory 4gb --protected-mode no"
-        options += " --maxmemory-policy noeviction"
-        command = [*host.namespace.prefix, *pinned(HOST), program, *options.split(), "--save", ""]
-        super().__init__(f"redis-{host.number}", command, folder)
-        self.wait_ready()
-
-    def ready(self) -> bool:
-        try:
-            with socket.socket(socket.AF_UNIX) as link:
-                link.settimeout(1)
-                link.connect(str(self.socket))
-                link.sendall(b"PING\r\n")
-                return link.recv(16).startswith(b"+PONG")
-        except OSError:
-            return False
-
-    def value_bytes(self, key: str) -> int:
-        with socket.socket(socket.AF_UNIX) as link:
-            link.settimeout(5)
-            link.connect(str(self.socket))
-            link.sendall(f"STRLEN ssv:{key}\r\n".encode())
-            return int(link.recv(64).removeprefix(b":"))
-
-    def uri(self, options: str = "lanes=4") -> str:
-        return f"redis://{self.host.address}:{PORT}/0?{options}"
 
 
 class LinkDaemon(Daemon):

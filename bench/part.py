@@ -23,6 +23,8 @@ from servers import ROOT
 CORES = sorted(os.sched_getaffinity(0))
 CPU_FLAGS = ("avx2", "bmi2", "avx512f", "avx512bw", "avx512vbmi", "avx512_vbmi2", "asimd", "sve")
 RUNS = 5  # a median is of at least so many
+# Where other people's work runs beside the measurement: a real-time class keeps it off our cores.
+REALTIME = ["chrt", "--rr", "1"] if os.environ.get("SHADOWSERVE_BENCH_REALTIME") else []
 
 
 class Skip(Exception):
@@ -109,6 +111,11 @@ def machine() -> dict[str, Any]:
         "commit": git("rev-parse", "--short", "HEAD") + ("+" if changed else ""),
         "date": time.strftime("%Y-%m-%d"),
     }
+
+
+def pinned(*cores: int) -> list[str]:
+    """What a command is put behind to run on these cores alone."""
+    return [*REALTIME, "taskset", "-c", ",".join(map(str, sorted(set(cores))))]
 
 
 def run_json(*command: str | Path, timeout: float = 900, cores: Sequence[int] = ()) -> Any:

@@ -14,21 +14,19 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from host_redis import HostRedis
 from link_page import figures, plots, tables
 from link_rig import (
     HOST,
     PLANE,
-    REALTIME,
     LinkDaemon,
-    LinkRedis,
     Load,
     Meter,
     iperf,
-    pinned,
     receive,
 )
 from netns import Host, Network, why_not
-from part import CORES, RUNS, Skip, Wrong, run_json
+from part import CORES, REALTIME, RUNS, Skip, Wrong, pinned, run_json
 from servers import BUILD, RedisCluster
 
 __all__ = ["BUDGET_S", "QUICK_S", "TITLE", "figures", "plots", "run", "tables"]
@@ -94,7 +92,7 @@ class Bench:
             self.network = self.stack.enter_context(Network())
             self.host: Host = self.network.add()
             self.network.join(self.host)
-            self.redis = LinkRedis(self.out / "redis", self.host)
+            self.redis = HostRedis(self.out / "redis", self.host, HOST, "4gb")
             self.stack.callback(self.redis.stop)
         except BaseException:
             self.stack.close()
@@ -183,7 +181,7 @@ def measure_ablations(bench: Bench, runs: int, seconds: float) -> list[dict[str,
         for tier in ABLATION_TIERS[-1:] if bench.quick else ABLATION_TIERS:
             loads = {}
             for name, (keys, options) in list(ABLATIONS.items())[: 2 if bench.quick else None]:
-                loads[name] = bench.load(name, [PLANE], bench.redis.uri(options), **keys)
+                loads[name] = bench.load(name, [PLANE], bench.redis.uri(options=options), **keys)
                 bench.warm(loads[name])
             rounds: dict[str, list[Any]] = {name: [] for name in loads}
             for _ in range(runs):
@@ -207,7 +205,7 @@ def measure_lanes(bench: Bench, runs: int, seconds: float) -> dict[str, Any]:
         try:
             loads = {}
             for name, (keys, options) in LANES.items():
-                loads[name] = bench.load(name, [PLANE], bench.redis.uri(options), **keys)
+                loads[name] = bench.load(name, [PLANE], bench.redis.uri(options=options), **keys)
                 bench.warm(loads[name])
             answers = []
             for tier in ABLATION_TIERS:

@@ -21,8 +21,19 @@ from typing import Any
 
 import serve_report
 from netns import DIES_WITH_US, why_not
-from part import CORES, RUNS, Figure, Plot, Skip, Wrong, model_folder, summary
-from serve_rig import PLANE, REALTIME, EngineProcess, Rig, arrivals, cpu_seconds, documents, pinned
+from part import (
+    CORES,
+    REALTIME,
+    RUNS,
+    Figure,
+    Plot,
+    Skip,
+    Wrong,
+    model_folder,
+    pinned,
+    summary,
+)
+from serve_rig import PLANE, EngineProcess, Rig, arrivals, cpu_seconds, documents
 from servers import BUILD
 
 TITLE = "vLLM behind a link"

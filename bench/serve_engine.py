@@ -23,16 +23,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("VLLM_TARGET_DEVICE", "cpu")
-os.environ.update(
-    VLLM_CPU_OMP_THREADS_BIND="nobind",
-    VLLM_ENABLE_V1_MULTIPROCESSING="0",
-    VLLM_NO_USAGE_STATS="1",
-    VLLM_LOGGING_LEVEL=os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
-    HF_HUB_OFFLINE="1",
-    TRANSFORMERS_OFFLINE="1",
-    OMP_NUM_THREADS="1",
-)
+import vllm_settings
+
+vllm_settings.settle()
 
 REST_S = 30.0
 BLOCKING_LOAD_S = 10.0
@@ -46,16 +39,7 @@ def say(event: str, **fields: Any) -> None:
 def start_engine(settings: dict[str, Any]) -> Any:
     from vllm import LLM
 
-    transfer = {
-        "kv_connector": "ShadowServeConnector",
-        "kv_connector_module_path": "shadowserve.vllm",
-        "kv_role": "kv_both",
-        "kv_connector_extra_config": {
-            "socket": settings["socket"],
-            "admission": "always",
-            "deadline_ms": settings["deadline_ms"],
-        },
-    }
+    transfer = vllm_settings.connector(settings["socket"], deadline_ms=settings["deadline_ms"])
     return LLM(
         settings["model"],
         dtype="bfloat16",

@@ -14,57 +14,22 @@ import json
 import os
 import random
 import select
-import shutil
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from netns import DIES_WITH_US, Host, Network
-from part import CORES
+import vllm_settings
+from host_redis import HostRedis
+from netns import DIES_WITH_US, Network
+from part import CORES, pinned
 from servers import BUILD, ROOT, Server, ServerError
 
 ENGINE, PLANE = CORES[0], CORES[-1]
-PORT = 6379  # of a namespace of its own
 ANSWER_S = 90.0
 KV_BYTES = 512 << 20
 DEADLINE_MS = 10000
-# Where others work on the same machine: a real-time class keeps them off both cores.
-REALTIME = ["chrt", "--rr", "1"] if os.environ.get("SHADOWSERVE_BENCH_REALTIME") else []
-
-
-def pinned(core: int) -> list[str]:
-    return [*REALTIME, "taskset", "-c", str(core)]
-
-
-class ServeRedis(Server):
-    def __init__(self, folder: Path, host: Host) -> None:
-        program = shutil.which("redis-server")
-        if not program:
-            raise ServerError("redis-server is not installed: apt-get install redis-server")
-        folder.mkdir(parents=True, exist_ok=True)
-        self.socket = folder / "redis.sock"
-        options = f"--port {PORT} --bind {host.address} --unixsocket {self.socket}"
-        options += f" --dir {folder} --appendonly no --maxmemory 2gb --protected-mode no"
-        command = [*host.namespace.prefix, *pinned(PLANE), program, *options.split(), "--save", ""]
-        super().__init__("redis", command, folder)
-        self.address = host.address
-        self.wait_ready()
-
-    def ready(self) -> bool:
-        try:
-            with socket.socket(socket.AF_UNIX) as link:
-                link.settimeout(1)
-                link.connect(str(self.socket))
-                link.sendall(b"PING\r\n")
-                return link.recv(16).startswith(b"+PONG")
-        except OSError:
-            return False
-
-    def uri(self, database: int) -> str:
-        return f"redis://{self.address}:{PORT}/{database}?lanes=4"
 
 
 class ServeDaemon(Server):
@@ -110,11 +75,6 @@ class EngineProcess:
     """bench/serve_engine.py: orders to it, answers from it."""
 
     def __init__(self, folder: Path, model: Path, socket_path: Path) -> None:
-        env = dict(os.environ)
-        env["PYTHONPATH"] = os.pathsep.join(
-            filter(None, [str(ROOT / "python"), env.get("PYTHONPATH")])
-        )
-        env.setdefault("SHADOWSERVE_LIBRARY", str(BUILD / "src" / "client" / "libshadowserve.so"))
         self.log = folder / "engine.log"
         script = str(ROOT / "bench" / "serve_engine.py")
         with self.log.open("w") as log:
@@ -123,7 +83,7 @@ class EngineProcess:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env=env,
+                env=vllm_settings.environment(),
             )
         self._rest = b""
         self._lines: list[bytes] = []
@@ -224,7 +184,7 @@ class Rig:
             self.network = self._stack.enter_context(Network())
             self.host = self.network.add()
             self.network.join(self.host)
-            self.redis = ServeRedis(out, self.host)
+            self.redis = HostRedis(out, self.host, PLANE)
             self._stack.callback(self.redis.stop)
             self._stack.callback(self._stop_daemon)
             self._start("lossless", 0, "lossless", "r16")

@@ -31,6 +31,13 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def redis_program() -> str:
+    program = shutil.which("redis-server")
+    if not program:
+        raise ServerError("redis-server is not installed: apt-get install redis-server")
+    return program
+
+
 class Server:
     """A child process that is up once ready() says so."""
 
@@ -62,14 +69,11 @@ class Server:
 
 class Redis(Server):
     def __init__(self, folder: Path, maxmemory: str = "2gb") -> None:
-        program = shutil.which("redis-server")
-        if not program:
-            raise ServerError("redis-server is not installed: apt-get install redis-server")
         folder.mkdir(parents=True, exist_ok=True)
         self.port = free_port()
         options = f"--port {self.port} --bind 127.0.0.1 --appendonly no --dir {folder}"
         options += f" --maxmemory {maxmemory} --maxmemory-policy allkeys-lru"
-        super().__init__("redis", [program, *options.split(), "--save", ""], folder)
+        super().__init__("redis", [redis_program(), *options.split(), "--save", ""], folder)
         self.uri = f"redis://127.0.0.1:{self.port}/0"
         self.wait_ready()
 
@@ -82,27 +86,18 @@ class Redis(Server):
             return False
 
 
-class ClusterNode(Server):
-    """A Redis of a cluster. Commands go over its Unix socket, whatever namespace it runs in."""
+class SocketRedis(Server):
+    """A Redis that takes commands over a Unix socket, whatever namespace it runs in. prefix: the
+    command that it runs under (a namespace, a core)."""
 
     def __init__(
-        self, folder: Path, number: int, bind: str, prefix: Sequence[str], options: Sequence[str]
+        self, name: str, folder: Path, options: Sequence[str], prefix: Sequence[str] = ()
     ) -> None:
-        program = shutil.which("redis-server")
-        if not program:
-            raise ServerError("redis-server is not installed: apt-get install redis-server")
-        self.folder = folder / f"node{number}"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.bind, self.port, self.bus_port = bind, free_port(), free_port()
-        self.socket = self.folder / "redis.sock"
-        command = [*prefix, program, "--port", str(self.port), "--bind", bind]
-        command += ["--unixsocket", str(self.socket), "--dir", str(self.folder)]
-        command += ["--cluster-enabled", "yes", "--cluster-port", str(self.bus_port)]
-        command += ["--cluster-announce-ip", bind, "--protected-mode", "no"]
-        command += ["--appendonly", "no", "--repl-diskless-sync-delay", "0", "--save", ""]
-        super().__init__(f"redis{number}", [*command, *options], self.folder)
+        self.socket = folder / "redis.sock"
+        command = [*prefix, redis_program(), "--unixsocket", str(self.socket)]
+        command += ["--dir", str(folder), "--protected-mode", "no", "--save", "", *options]
+        super().__init__(name, command, folder)
         self.wait_ready()
-        self.id = str(self.command("CLUSTER", "MYID"))
 
     def ready(self) -> bool:
         try:
@@ -131,6 +126,23 @@ class ClusterNode(Server):
         if mark == "*":
             return [self._reply(answer) for _ in range(int(text))]
         return int(text) if mark == ":" else text
+
+
+class ClusterNode(SocketRedis):
+    """A Redis of a cluster."""
+
+    def __init__(
+        self, folder: Path, number: int, bind: str, prefix: Sequence[str], options: Sequence[str]
+    ) -> None:
+        self.folder = folder / f"node{number}"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.bind, self.port, self.bus_port = bind, free_port(), free_port()
+        cluster = ["--port", str(self.port), "--bind", bind]
+        cluster += ["--cluster-enabled", "yes", "--cluster-port", str(self.bus_port)]
+        cluster += ["--cluster-announce-ip", bind]
+        cluster += ["--appendonly", "no", "--repl-diskless-sync-delay", "0"]
+        super().__init__(f"redis{number}", self.folder, [*cluster, *options], prefix)
+        self.id = str(self.command("CLUSTER", "MYID"))
 
     def kill(self) -> None:
         self.process.kill()

@@ -10,15 +10,13 @@
  * latency is from its submission until it is handed back. The bytes are checked once, untimed.
  */
 #include <errno.h>
-#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
-#include "base/bytes.h"
-#include "base/clock.h"
-#include "store/store.h"
+#include "cpu_time.h"
+#include "store_load.h"
 
 #define IN_FLIGHT_MAX 256u
 #define COUNT_MAX     100000u
@@ -52,43 +50,6 @@ static void *need(void *memory)
 	return memory;
 }
 
-static uint64_t cpu_ns(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
-	return (uint64_t)t.tv_sec * NS_PER_S + (uint64_t)t.tv_nsec;
-}
-
-static struct ssv_key key_of(uint32_t n)
-{
-	struct ssv_key key;
-	uint64_t z = n;
-	size_t i;
-
-	for (i = 0; i < sizeof(key.bytes); i += 8) {
-		z = (z + 0x9e3779b97f4a7c15u) * 0xbf58476d1ce4e5b9u;
-		z ^= z >> 29;
-		store_le64(key.bytes + i, z);
-	}
-	return key;
-}
-
-static void wait_for(struct store *store)
-{
-	struct pollfd fds[128];
-	uint64_t next_ns = store->ops->next_ns(store), now_ns = clock_now_ns();
-	uint64_t wait_ns = next_ns > now_ns ? next_ns - now_ns : 0;
-	struct timespec timeout;
-
-	if (!wait_ns)
-		return;
-	wait_ns = u64_min(wait_ns, 100 * NS_PER_MS);
-	timeout.tv_sec = 0;
-	timeout.tv_nsec = (long)wait_ns;
-	(void)ppoll(fds, store->ops->pollfds(store, fds, ARRAY_COUNT(fds)), &timeout, NULL);
-}
-
 static void begin(struct bench *bench, uint32_t slot, uint8_t kind, uint32_t n)
 {
 	struct store_op *op = &bench->ops[slot];
@@ -112,7 +73,7 @@ static void begin(struct bench *bench, uint32_t slot, uint8_t kind, uint32_t n)
 static struct result run(struct bench *bench, uint8_t kind)
 {
 	struct result result = {0};
-	uint64_t begin_ns = clock_now_ns(), begin_cpu_ns = cpu_ns();
+	uint64_t begin_ns = clock_now_ns(), begin_cpu_ns = cpu_ns(CLOCK_PROCESS_CPUTIME_ID);
 	uint32_t next = 0, finished = 0, i;
 
 	while (next < bench->count && next < bench->in_flight) {
@@ -136,7 +97,8 @@ static struct result run(struct bench *bench, uint8_t kind)
 			wait_for(bench->store);
 	}
 	result.seconds = (double)(clock_now_ns() - begin_ns) / 1e9;
-	result.cpu_share = (double)(cpu_ns() - begin_cpu_ns) / 1e9 / result.seconds;
+	result.cpu_share =
+	    (double)(cpu_ns(CLOCK_PROCESS_CPUTIME_ID) - begin_cpu_ns) / 1e9 / result.seconds;
 	return result;
 }
 

@@ -22,6 +22,7 @@
 
 #include "base/clock.h"
 #include "codec/kernels.h"
+#include "cpu_time.h"
 #include "speed.h"
 
 #define TARGET_S       0.05
@@ -49,10 +50,7 @@ void *speed_alloc(uint64_t bytes)
 
 static double cpu_s(void)
 {
-	struct timespec t;
-
-	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-	return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+	return 1e-9 * (double)cpu_ns(CLOCK_THREAD_CPUTIME_ID);
 }
 
 static void destination_open(struct destination *to, const struct kv *kv, uint64_t bytes)
