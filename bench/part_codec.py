@@ -21,7 +21,7 @@ from servers import BUILD
 
 TITLE = "encoding and decoding, one core"
 BUDGET_S = 240
-QUICK_S = 45
+QUICK_S = 20
 
 PROGRAM = BUILD / "bench" / "bench_speed"
 TIERS = ("lossless", "high", "standard", "compact", "tiny")

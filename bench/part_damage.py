@@ -12,7 +12,7 @@ from servers import BUILD, Daemon
 
 TITLE = "a store of damaged chunks"
 BUDGET_S = 60
-QUICK_S = 10
+QUICK_S = 5
 
 
 def run(out: Path, quick: bool) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from servers import BUILD, Daemon, Redis
 
 TITLE = "fetches through a daemon into shared memory"
 BUDGET_S = 40
-QUICK_S = 8
+QUICK_S = 4
 SHOWN = ("wire_gb_s", "kv_gb_s", "get_ms_p50", "get_ms_p99")
 
 

@@ -33,7 +33,7 @@ __all__ = ["BUDGET_S", "QUICK_S", "TITLE", "figures", "plots", "run", "tables"]
 
 TITLE = "the share of a link that is filled, and what is delivered"
 BUDGET_S = 340
-QUICK_S = 40
+QUICK_S = 25
 
 TIERS = ("lossless", "high", "standard", "compact")
 RATES = (1, 5, 10, 20, 40, None)  # Gbit/s; None: as the machine is

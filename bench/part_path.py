@@ -18,7 +18,7 @@ from servers import BUILD, Daemon, Redis
 
 TITLE = "what a chunk costs on its way: copies, allocations, system calls, switches"
 BUDGET_S = 120
-QUICK_S = 30
+QUICK_S = 6
 COUNTER = BUILD / "tests" / "daemon" / "malloc_count.so"
 PROGRAM = BUILD / "cli" / "shadowserve"
 CONTENDERS = (

@@ -21,7 +21,7 @@ from servers import BUILD, ROOT
 
 TITLE = "size of the cache against what the model then predicts"
 BUDGET_S = 300
-QUICK_S = 25
+QUICK_S = 10
 
 TIERS = ("lossless", "high", "standard", "compact", "tiny")
 PREFIX, SCORED = 3072, 1024

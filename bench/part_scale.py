@@ -20,7 +20,7 @@ from servers import BUILD, Daemon, Redis
 
 TITLE = "what grows with keys, chunks and sessions"
 BUDGET_S = 120
-QUICK_S = 20
+QUICK_S = 3
 
 KEY_COUNTS = (100, 1000, 10_000, 100_000, 1_000_000)
 FILE_KEYS_MAX = 100_000  # a file each

@@ -38,7 +38,7 @@ from servers import BUILD
 
 TITLE = "vLLM behind a link"
 BUDGET_S = 720
-QUICK_S = 45
+QUICK_S = 28
 
 PROMPT_TOKENS = 6000
 SHARED_TOKENS = 5888  # of a document, before what is a request's own

@@ -12,7 +12,7 @@ from servers import BUILD, Redis
 
 TITLE = "put and get straight through each store's back end, one core"
 BUDGET_S = 30
-QUICK_S = 6
+QUICK_S = 3
 
 
 def run(out: Path, quick: bool) -> dict[str, Any]:
