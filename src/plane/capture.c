@@ -53,6 +53,20 @@ static void capture_end(struct worker *worker, struct capture *capture, int stat
 	capture_free(worker, capture);
 }
 
+static void capture_waits(struct worker *worker, struct capture *capture, enum capture_state state)
+{
+	capture->state = (uint8_t)state;
+	capture->waits_ns = worker_now(worker);
+}
+
+static void capture_waited(struct worker *worker, const struct capture *capture, enum stage stage)
+{
+	const struct path_subject subject =
+	    task_subject(capture_task(worker, capture), capture->index);
+
+	path_stage(&worker->path, stage, capture->waits_ns, worker_now(worker), &subject);
+}
+
 void capture_begin(struct worker *worker, uint32_t task_index, uint64_t now_ns)
 {
 	const struct task *task = &worker->tasks[task_index];
@@ -80,7 +94,7 @@ void capture_begin(struct worker *worker, uint32_t task_index, uint64_t now_ns)
 	capture->op.holder = HOLDER_CAPTURE;
 	capture->op.index = capture->index;
 	if (task->overwrite) {
-		capture->state = CAPTURE_WAIT;
+		capture_waits(worker, capture, CAPTURE_WAIT);
 		return;
 	}
 	capture->state = CAPTURE_ASK;
@@ -148,7 +162,7 @@ void capture_op_done(struct worker *worker, struct capture *capture, uint64_t no
 	else if (capture->cancelled)
 		capture_end(worker, capture, -ECANCELED);
 	else if (status == -ENOENT)
-		capture->state = CAPTURE_WAIT;
+		capture_waits(worker, capture, CAPTURE_WAIT);
 	else
 		capture_end(worker, capture, status == -ETIMEDOUT ? status : -EIO);
 }
@@ -230,7 +244,7 @@ void capture_delivered(struct worker *worker, struct capture *capture,
 	if (capture->tensor < shape_tensors(&capture->shape))
 		return;
 	/* The promise of a STORE completion: from here on the source is not read any more. */
-	capture->state = CAPTURE_READY;
+	capture_waits(worker, capture, CAPTURE_READY);
 	count(worker, COUNTER_STORES_CAPTURED);
 	capture_task(worker, capture)->status = 0;
 	worker_report(worker, capture->task, MESSAGE_CAPTURED);
@@ -246,6 +260,7 @@ static int copy_unit(struct worker *worker)
 		if (!capture ||
 		    slots_acquire(&worker->capture, shape_kv_bytes(&capture->shape), &capture->kv))
 			return 0;
+		capture_waited(worker, capture, STAGE_WAIT_CAPTURE);
 		capture->state = CAPTURE_COPY;
 	}
 	if (capture->jobs_out)
@@ -292,6 +307,7 @@ static int encode_begin(struct worker *worker)
 	    .verbatim_tokens =
 		capture->identity.first_token ? 0 : worker->plane->config.verbatim_tokens,
 	};
+	capture_waited(worker, capture, STAGE_WAIT_ENCODE);
 	capture->state = CAPTURE_ENCODE;
 	capture->tensor = 0;
 	capture->kv_offset = 0;

@@ -261,10 +261,10 @@ struct capture {
 	uint8_t jobs_open, jobs_out; /* of the tensors in work */
 	uint8_t tier, codec;
 	uint32_t index, task;
-	uint32_t tensor;    /* next to copy or encode */
-	uint64_t kv_offset; /* of that tensor in the capture slots */
-	uint64_t number;    /* order of arrival */
-	uint64_t begun_ns;
+	uint32_t tensor;             /* next to copy or encode */
+	uint64_t kv_offset;          /* of that tensor in the capture slots */
+	uint64_t number;             /* order of arrival */
+	uint64_t begun_ns, waits_ns; /* waits: since when for what the state says */
 	struct slot_run kv, wire, stage;
 	struct worker_op op;
 	struct chunk_identity identity;
@@ -317,13 +317,14 @@ struct worker {
 	uint32_t lane_turn; /* round robin */
 	uint32_t lanes_busy, captures_busy, ops_waiting;
 	uint64_t captures_number;
-	uint64_t step_ns;    /* of the last step */
-	uint8_t decoding_on; /* the last unit was a fetch's: there may be more to decode */
-	uint64_t looked_ns;  /* at the store */
-	uint8_t decoding;    /* OVERLAP_NONE: what the lanes hold is being decoded */
-	uint8_t work_stage;  /* enum stage: what is being done */
-	uint64_t work_ns;    /* since when */
-	uint64_t latest_ns;  /* the latest time that was read */
+	uint64_t step_ns;        /* of the last step */
+	uint8_t decoding_on;     /* the last unit was a fetch's: there may be more to decode */
+	uint64_t looked_ns;      /* at the store */
+	uint8_t decoding;        /* OVERLAP_NONE: what the lanes hold is being decoded */
+	uint8_t work_stage;      /* enum stage: what is being done */
+	uint64_t work_ns;        /* since when */
+	uint64_t latest_ns;      /* the latest time that was read */
+	uint64_t store_shown_ns; /* when control last got to see the store's counters */
 	struct path_subject work;
 	uint8_t reported; /* pushed to the outbox in this step */
 };

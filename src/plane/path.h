@@ -23,6 +23,8 @@
 	X(WAIT_DECODE, "wait_decode", TRACE_NONE)     /* a segment, from its arrival */  \
 	X(CHUNK, "chunk", TRACE_CHUNK)                /* a lane, begin to report */      \
 	X(EXISTS, "exists", TRACE_NONE)                                                  \
+	X(WAIT_CAPTURE, "wait_capture", TRACE_NONE) /* a STORE's chunk, for slots */     \
+	X(WAIT_ENCODE, "wait_encode", TRACE_NONE)   /* captured, for the encoder */      \
 	X(PUT, "put", TRACE_PUT)                                                         \
 	/* The worker's own time. */                                                     \
 	X(SLEEP, "sleep", TRACE_SLEEP)                                                   \

@@ -13,8 +13,9 @@
 #include "base/clock.h"
 #include "plane/internal.h"
 
-#define DONE_BATCH 16u
-#define LOOK_NS    (200 * NS_PER_US) /* at 20 Gbit/s half a megabyte comes meanwhile */
+#define DONE_BATCH     16u
+#define LOOK_NS        (200 * NS_PER_US) /* at 20 Gbit/s half a megabyte comes meanwhile */
+#define STORE_SHOWN_NS (10 * NS_PER_MS)
 
 /* ---- store operations ----------------------------------------------------------------------- */
 
@@ -344,12 +345,16 @@ static void worker_show(struct worker *worker, uint64_t now_ns, int did)
 			(uint64_t)(worker->captures_busy & 0xffff) << 48);
 }
 
-/* The store's own counters may be read by this thread alone, so they are copied for control. */
-static void worker_show_store(struct worker *worker)
+/* The store's own counters may be read by this thread alone, so they are copied for control: before
+ * it sleeps, and now and then while it does not. */
+static void worker_show_store(struct worker *worker, int is_busy)
 {
 	struct counter *c = worker->store_counters;
 	struct store_stats stats = {0};
 
+	if (is_busy && worker->step_ns - worker->store_shown_ns < STORE_SHOWN_NS)
+		return;
+	worker->store_shown_ns = worker->step_ns;
 	worker->store->ops->stats(worker->store, &stats);
 #define STORE_COUNTER_SET(field) counter_set(&c[STORE_COUNTER_##field], stats.field);
 	STORE_COUNTERS(STORE_COUNTER_SET)
@@ -369,7 +374,7 @@ int plane_worker_step(struct plane *plane, uint32_t index, uint64_t now_ns, uint
 {
 	struct worker *worker = &plane->workers[index];
 	uint64_t next_ns;
-	int did, restarts;
+	int did, restarts, is_busy;
 
 	tally_use(&worker->path.tally);
 	wake_begin(&worker->wake);
@@ -398,10 +403,9 @@ int plane_worker_step(struct plane *plane, uint32_t index, uint64_t now_ns, uint
 	if (worker->ops_waiting)
 		next_ns = u64_min(next_ns, now_ns + NS_PER_MS);
 	*ret_wake_ns = next_ns;
-	if (did || next_ns <= now_ns || worker_has_jobs_out(worker))
-		return 1;
-	worker_show_store(worker);
-	return !wake_may_sleep(&worker->wake);
+	is_busy = did || next_ns <= now_ns || worker_has_jobs_out(worker);
+	worker_show_store(worker, is_busy);
+	return is_busy || !wake_may_sleep(&worker->wake);
 }
 
 uint32_t plane_worker_pollfds(struct plane *plane, uint32_t index, void *pollfds, uint32_t max)

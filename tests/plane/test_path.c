@@ -12,6 +12,7 @@
 
 #include <cmocka.h>
 
+#include "base/clock.h"
 #include "rig.h"
 
 #define CHUNKS 3u
@@ -124,6 +125,10 @@ static void a_store_counts_what_it_gathers(void **state)
 	assert_int_equal(stat_of(&s, "path.bytes.decoded"), 0);
 	assert_int_equal(stat_of(&s, "path.chunks_put"), CHUNKS);
 	assert_int_equal(stat_of(&s, "path.stages.put.count"), CHUNKS);
+	assert_int_equal(stat_of(&s, "path.stages.wait_capture.count"), CHUNKS);
+	assert_int_equal(stat_of(&s, "path.stages.wait_encode.count"), CHUNKS);
+	/* The encoder takes one at a time, a tensor a step: the others wait. */
+	assert_true(stat_of(&s, "path.stages.wait_encode.max_us") > 0);
 	assert_true(stat_of(&s, "workers.0.capture_slots_high") >= 1);
 	stored_destroy(&s);
 }
@@ -182,6 +187,36 @@ static void stages_are_counted_and_priced_by_the_callers_clock(void **state)
 	assert_int_equal(stat_of(&s, "path.stages.fetch.count"), 1);
 	assert_true(stat_of(&s, "path.stages.fetch.sum_us") >=
 		    stat_of(&s, "path.stages.chunk.max_us"));
+	stored_destroy(&s);
+}
+
+static void a_worker_without_rest_shows_what_its_store_did(void **state)
+{
+	struct plane_config config = rig_config("memory:path-8");
+	struct stored s;
+	double before;
+
+	(void)state;
+	stored_create(&s, &config, SSV_MEMORY_MEMFD);
+	before = stat_of(&s, "store.gets");
+	const struct ssv_request fetch = {
+	    .op = SSV_OP_FETCH,
+	    .region = s.region.region,
+	    .user_data = 77,
+	    .keys = s.keys,
+	    .keys_count = CHUNKS,
+	    .blocks = s.blocks,
+	    .blocks_count = BLOCKS,
+	    .deadline_ms = 10000,
+	};
+	assert_int_equal(plane_submit(s.rig.plane, s.region.session, &fetch, s.rig.now_ns, NULL),
+			 0);
+	while (stat_of(&s, "path.stages.chunk.count") < CHUNKS) {
+		assert_true(rig_step(&s.rig));
+		s.rig.now_ns += 5 * NS_PER_MS;
+	}
+	assert_true(stat_of(&s, "store.gets") > before);
+	(void)rig_wait(&s.rig, PLANE_EVENT_COMPLETION, 1000);
 	stored_destroy(&s);
 }
 
@@ -304,6 +339,7 @@ int main(void)
 	    cmocka_unit_test(a_store_counts_what_it_gathers),
 	    cmocka_unit_test(a_file_is_opened_looked_at_read_and_closed),
 	    cmocka_unit_test(stages_are_counted_and_priced_by_the_callers_clock),
+	    cmocka_unit_test(a_worker_without_rest_shows_what_its_store_did),
 	    cmocka_unit_test(chunks_beyond_the_lanes_are_seen_to_wait),
 	    cmocka_unit_test(a_reset_takes_nothing_from_what_only_grows),
 	    cmocka_unit_test(every_chunk_and_segment_is_in_the_trace),
