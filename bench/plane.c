@@ -108,7 +108,8 @@ static int bench_region(struct bench *b, char *error)
 	b->memory = mmap(NULL, b->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, offer.fd, 0);
 	if (b->memory == MAP_FAILED)
 		return -errno;
-	return plane_region_add(b->plane, b->session, &offer, &layout, &b->region, error);
+	return plane_region_add(b->plane, b->session, &offer, &layout, NULL, NULL, &b->region,
+				error);
 }
 
 /* Normal numbers, as KV looks to an entropy coder at first sight. */

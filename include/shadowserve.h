@@ -211,6 +211,8 @@ enum ssv_memory {
 	SSV_MEMORY_ADDRESS = 2, /* an address range of this process; cross-memory attach */
 	SSV_MEMORY_GPU_IPC = 3, /* memory of an NVIDIA GPU by cuIpcGetMemHandle() (cudaMalloc) */
 	SSV_MEMORY_GPU_FD = 4,  /* the same by cuMemExportToShareableHandle(), POSIX descriptor */
+	SSV_MEMORY_TCP = 5,     /* of a relay, never an engine's: memory behind its data port */
+	SSV_MEMORY_RDMA = 6,    /* of a relay, never an engine's: memory registered for RDMA */
 };
 
 struct ssv_region {
@@ -272,12 +274,12 @@ enum ssv_op {
  *        The completion promises that nothing will touch these blocks again.
  * STORE  keys, region, blocks, position, tier, codec. Blocks hold whole chunks, the last one may be
  *        short (a whole number of blocks; its key is that of ssv_key_chain() with chunk_tokens so
- *        short). Completes when the source blocks are captured: no longer read. tokens: how many were captured; status
- *        -EAGAIN when dropped for overload. Whether the store took them shows in ssv_stat().
- * CANCEL target: the user_data of a FETCH, STORE or LOOKUP in flight. The target completes (with
- *        -ECANCELED, unless it was done before) once it is quiescent, then this one completes.
- * FLUSH  deadline_ms. Completes when every STORE of this session accepted before it has been put,
- *        or dropped.
+ *        short). Completes when the source blocks are captured: no longer read. tokens: how many
+ * were captured; status -EAGAIN when dropped for overload. Whether the store took them shows in
+ * ssv_stat(). CANCEL target: the user_data of a FETCH, STORE or LOOKUP in flight. The target
+ * completes (with -ECANCELED, unless it was done before) once it is quiescent, then this one
+ * completes. FLUSH  deadline_ms. Completes when every STORE of this session accepted before it has
+ * been put, or dropped.
  */
 struct ssv_request {
 	uint8_t op;       /* enum ssv_op */

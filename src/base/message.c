@@ -28,11 +28,11 @@ static const struct type_row {
     [MESSAGE_CLOSE] = {"CLOSE", MESSAGE_FROM_DAEMON, sizeof(struct wire_text),
 		       sizeof(struct wire_text) + SSV_ERROR_TEXT_MAX},
     [MESSAGE_REGISTER] = {"REGISTER", MESSAGE_FROM_CLIENT, sizeof(struct wire_register),
-			  sizeof(struct wire_register) + sizeof(struct wire_gpu) +
+			  sizeof(struct wire_register) + sizeof(struct wire_blob) +
 			      SSV_PARTS_MAX * sizeof(struct wire_part) +
 			      SSV_TENSORS_MAX * sizeof(struct wire_tensor)},
     [MESSAGE_REGISTERED] = {"REGISTERED", MESSAGE_FROM_DAEMON, sizeof(struct wire_region),
-			    sizeof(struct wire_region)},
+			    sizeof(struct wire_region) + sizeof(struct wire_blob)},
     [MESSAGE_UNREGISTER] = {"UNREGISTER", MESSAGE_FROM_CLIENT, sizeof(struct wire_region),
 			    sizeof(struct wire_region)},
     [MESSAGE_UNREGISTERED] = {"UNREGISTERED", MESSAGE_FROM_DAEMON, sizeof(struct wire_region),

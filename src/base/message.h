@@ -13,6 +13,7 @@
 #include <assert.h>
 
 #include "base/base.h"
+#include "base/blob.h"
 #include "base/trace.h"
 #include "shadowserve.h"
 
@@ -75,12 +76,12 @@ struct wire_text { /* REFUSED, CLOSE, STATUS; then text_bytes of text and zeros 
 	uint32_t text_bytes;
 };
 
-struct wire_region { /* REGISTERED, UNREGISTER, UNREGISTERED */
+struct wire_region { /* REGISTERED (then perhaps wire_blob), UNREGISTER, UNREGISTERED */
 	uint32_t region;
 	uint32_t reserved;
 };
 
-struct wire_register { /* then, for GPU memory, wire_gpu; then parts, then tensors */
+struct wire_register { /* then wire_gpu or wire_blob, if so; then parts, then tensors */
 	uint32_t memory;
 	uint8_t dtype, parts_count;
 	uint16_t layer0, layers_count, layers_total;
@@ -95,6 +96,12 @@ struct wire_register { /* then, for GPU memory, wire_gpu; then parts, then tenso
 struct wire_gpu {
 	uint8_t uuid[16], handle[64];
 	uint64_t offset;
+};
+
+struct wire_blob { /* beside memory on another machine: SSV_MEMORY_TCP, SSV_MEMORY_RDMA */
+	uint32_t bytes;
+	uint32_t reserved;
+	uint8_t data[BLOB_BYTES_MAX]; /* zero beyond bytes */
 };
 
 struct wire_digit {
@@ -167,6 +174,7 @@ static_assert(sizeof(struct wire_register) == 64, "wire format");
 static_assert(offsetof(struct wire_register, block_tokens) == 16, "wire format");
 static_assert(offsetof(struct wire_register, address) == 40, "wire format");
 static_assert(sizeof(struct wire_gpu) == 88, "wire format");
+static_assert(sizeof(struct wire_blob) == 8 + BLOB_BYTES_MAX, "wire format");
 static_assert(sizeof(struct wire_digit) == 16, "wire format");
 static_assert(sizeof(struct wire_part) == 16 + 16 * SSV_DIGITS_MAX, "wire format");
 static_assert(sizeof(struct wire_tensor) == 24, "wire format");
@@ -246,8 +254,13 @@ size_t message_encode_text(uint8_t *out, size_t room, uint16_t type, uint64_t id
 			   const char *text, size_t text_bytes);
 size_t message_encode_region(uint8_t *out, size_t room, uint16_t type, uint64_t id,
 			     uint32_t region);
+/* blob: 1 byte or more if memory_is_remote(), else not looked at. */
 size_t message_encode_register(uint8_t *out, size_t room, uint64_t id,
-			       const struct ssv_region *region, const struct ssv_layout *layout);
+			       const struct ssv_region *region, const struct ssv_layout *layout,
+			       const struct blob *blob);
+/* blob: what the way answers, 1 byte or more, or NULL. */
+size_t message_encode_registered(uint8_t *out, size_t room, uint64_t id, uint32_t region,
+				 const struct blob *blob);
 size_t message_encode_request(uint8_t *out, size_t room, const struct ssv_request *request);
 size_t message_encode_stat(uint8_t *out, size_t room, uint64_t id);
 
@@ -265,6 +278,12 @@ static inline int memory_has_fd(uint32_t memory)
 static inline int memory_is_gpu(uint32_t memory)
 {
 	return memory == SSV_MEMORY_GPU_IPC || memory == SSV_MEMORY_GPU_FD;
+}
+
+/* Is it memory of another machine, which a relay offers for its engine? */
+static inline int memory_is_remote(uint32_t memory)
+{
+	return memory == SSV_MEMORY_TCP || memory == SSV_MEMORY_RDMA;
 }
 
 /* Bytes of a REGISTER and of a REQUEST message. */
@@ -286,11 +305,16 @@ SSV_MUST_CHECK int message_decode_text(const struct message *message, struct mes
 				       char *error);
 SSV_MUST_CHECK int message_decode_region(const struct message *message, uint32_t *ret_region,
 					 char *error);
-/* tensors[SSV_TENSORS_MAX] is the caller's and *ret_layout points to it. ret_region->fd = -1. */
+/* A REGISTERED that may carry a blob; without one ret_blob->bytes is 0. */
+SSV_MUST_CHECK int message_decode_registered(const struct message *message, uint32_t *ret_region,
+					     struct blob *ret_blob, char *error);
+/* tensors[SSV_TENSORS_MAX] is the caller's and *ret_layout points to it. ret_region->fd = -1.
+ * ret_blob is filled for memory_is_remote(). */
 SSV_MUST_CHECK int message_decode_register(const struct message *message,
 					   struct ssv_region *ret_region,
 					   struct ssv_layout *ret_layout,
-					   struct ssv_tensor *tensors, char *error);
+					   struct ssv_tensor *tensors, struct blob *ret_blob,
+					   char *error);
 /* keys and blocks of *ret_request point into the message. */
 SSV_MUST_CHECK int message_decode_request(const struct message *message,
 					  struct ssv_request *ret_request, char *error);

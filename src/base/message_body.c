@@ -59,6 +59,7 @@ size_t message_register_bytes(const struct ssv_region *region, const struct ssv_
 {
 	return MESSAGE_HEADER_BYTES + sizeof(struct wire_register) +
 	       (memory_is_gpu(region->memory) ? sizeof(struct wire_gpu) : 0) +
+	       (memory_is_remote(region->memory) ? sizeof(struct wire_blob) : 0) +
 	       layout->parts_count * sizeof(struct wire_part) +
 	       layout->tensors_count * sizeof(struct wire_tensor);
 }
@@ -82,8 +83,35 @@ static void gpu_get(const uint8_t *in, struct ssv_region *ret_region)
 	ret_region->gpu_offset = le64toh(wire.offset);
 }
 
+static void blob_put(uint8_t *out, const struct blob *blob)
+{
+	struct wire_blob wire = {.bytes = htole32(blob->bytes)};
+
+	ssv_assert(blob->bytes <= BLOB_BYTES_MAX);
+	memcpy(wire.data, blob->data, blob->bytes);
+	memcpy(out, &wire, sizeof(wire));
+}
+
+static int blob_get(const uint8_t *in, struct blob *ret_blob, const char *name, char *error)
+{
+	struct wire_blob wire;
+
+	memcpy(&wire, in, sizeof(wire));
+	ret_blob->bytes = le32toh(wire.bytes);
+	if (ret_blob->bytes == 0 || ret_blob->bytes > BLOB_BYTES_MAX || wire.reserved)
+		return PROTO(error, "%s: a blob of %u bytes, expected 1 to %d and reserved 0", name,
+			     ret_blob->bytes, BLOB_BYTES_MAX);
+	for (uint32_t i = ret_blob->bytes; i < BLOB_BYTES_MAX; i++) {
+		if (wire.data[i])
+			return PROTO(error, "%s: bytes beyond its blob are not zero", name);
+	}
+	memcpy(ret_blob->data, wire.data, sizeof(ret_blob->data));
+	return 0;
+}
+
 size_t message_encode_register(uint8_t *out, size_t room, uint64_t id,
-			       const struct ssv_region *region, const struct ssv_layout *layout)
+			       const struct ssv_region *region, const struct ssv_layout *layout,
+			       const struct blob *blob)
 {
 	size_t bytes = message_register_bytes(region, layout);
 	struct wire_register wire = {
@@ -112,6 +140,10 @@ size_t message_encode_register(uint8_t *out, size_t room, uint64_t id,
 	if (memory_is_gpu(region->memory)) {
 		gpu_put(out, region);
 		out += sizeof(struct wire_gpu);
+	}
+	if (memory_is_remote(region->memory)) {
+		blob_put(out, blob);
+		out += sizeof(struct wire_blob);
 	}
 	for (uint32_t i = 0; i < layout->parts_count; i++, out += sizeof(struct wire_part))
 		part_put(out, &layout->parts[i]);
@@ -187,7 +219,8 @@ static void register_get(const struct wire_register *wire, struct ssv_region *re
 }
 
 int message_decode_register(const struct message *message, struct ssv_region *ret_region,
-			    struct ssv_layout *ret_layout, struct ssv_tensor *tensors, char *error)
+			    struct ssv_layout *ret_layout, struct ssv_tensor *tensors,
+			    struct blob *ret_blob, char *error)
 {
 	const uint8_t *in = message->body;
 	struct wire_register wire;
@@ -213,6 +246,13 @@ int message_decode_register(const struct message *message, struct ssv_region *re
 		gpu_get(in, ret_region);
 		in += sizeof(struct wire_gpu);
 	}
+	*ret_blob = (struct blob){0};
+	if (memory_is_remote(ret_region->memory)) {
+		err = blob_get(in, ret_blob, "REGISTER", error);
+		if (err)
+			return err;
+		in += sizeof(struct wire_blob);
+	}
 	for (uint32_t i = 0; i < ret_layout->parts_count; i++, in += sizeof(struct wire_part)) {
 		err = part_get(in, &ret_layout->parts[i], error);
 		if (err)
@@ -222,6 +262,41 @@ int message_decode_register(const struct message *message, struct ssv_region *re
 		tensor_get(in, &tensors[i]);
 	ret_layout->tensors = tensors;
 	return 0;
+}
+
+/* ---- REGISTERED ----------------------------------------------------------------------------- */
+
+size_t message_encode_registered(uint8_t *out, size_t room, uint64_t id, uint32_t region,
+				 const struct blob *blob)
+{
+	const struct wire_region wire = {.region = htole32(region)};
+	size_t bytes = MESSAGE_HEADER_BYTES + sizeof(wire) + (blob ? sizeof(struct wire_blob) : 0);
+
+	if (bytes > room)
+		return 0;
+	header_put(out, MESSAGE_REGISTERED, id, bytes);
+	memcpy(out + MESSAGE_HEADER_BYTES, &wire, sizeof(wire));
+	if (blob)
+		blob_put(out + MESSAGE_HEADER_BYTES + sizeof(wire), blob);
+	return bytes;
+}
+
+int message_decode_registered(const struct message *message, uint32_t *ret_region,
+			      struct blob *ret_blob, char *error)
+{
+	struct wire_region wire;
+
+	*ret_blob = (struct blob){0};
+	if (message->body_bytes != sizeof(wire) &&
+	    message->body_bytes != sizeof(wire) + sizeof(struct wire_blob))
+		return PROTO(error, "REGISTERED of %u bytes", message->bytes);
+	memcpy(&wire, message->body, sizeof(wire));
+	if (wire.reserved)
+		return PROTO(error, "REGISTERED: reserved bytes are not zero");
+	*ret_region = le32toh(wire.region);
+	if (message->body_bytes == sizeof(wire))
+		return 0;
+	return blob_get(message->body + sizeof(wire), ret_blob, "REGISTERED", error);
 }
 
 /* ---- REQUEST -------------------------------------------------------------------------------- */

@@ -124,7 +124,7 @@ static int register_send(struct ssv *ssv, const struct ssv_region *region,
 	bytes = malloc(room);
 	if (!bytes)
 		return -ENOMEM;
-	count = message_encode_register(bytes, room, id, region, layout);
+	count = message_encode_register(bytes, room, id, region, layout, NULL);
 	if (memory_has_fd(region->memory)) {
 		err = link_send_fd(ssv, bytes, count, region->fd, deadline_ns);
 	} else if (link_room(ssv) < count) {

@@ -80,25 +80,26 @@ static int cma_probe(struct region *region, char *error)
 	return 0;
 }
 
-static int cma_attach(struct region *region, const struct ssv_region *offer, pid_t owner,
-		      const struct deliver_host *host, char *error)
+static int cma_attach(struct region *region, const struct ssv_region *offer,
+		      const struct deliver_owner *owner, const struct deliver_host *host,
+		      char *error)
 {
 	int err;
 
 	(void)host;
-	if (owner <= 0 || offer->bytes == 0 || offer->address == 0 ||
+	if (owner->pid <= 0 || offer->bytes == 0 || offer->address == 0 ||
 	    offer->address > UINT64_MAX - offer->bytes) {
 		snprintf(error, SSV_ERROR_TEXT_MAX,
 			 "address range 0x%llx + %llu bytes of process %d is no range",
 			 (unsigned long long)offer->address, (unsigned long long)offer->bytes,
-			 (int)owner);
+			 (int)owner->pid);
 		return -EINVAL;
 	}
 	region->address = offer->address;
-	region->pidfd = (int)syscall(SYS_pidfd_open, owner, 0);
+	region->pidfd = (int)syscall(SYS_pidfd_open, owner->pid, 0);
 	if (region->pidfd < 0) {
 		err = -errno;
-		snprintf(error, SSV_ERROR_TEXT_MAX, "pidfd_open of process %d: %s", (int)owner,
+		snprintf(error, SSV_ERROR_TEXT_MAX, "pidfd_open of process %d: %s", (int)owner->pid,
 			 strerror(-err));
 		return err;
 	}

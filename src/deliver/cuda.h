@@ -83,8 +83,8 @@ SSV_MUST_CHECK int cuda_gpu_get(const uint8_t uuid[16], const struct deliver_hos
 void cuda_gpu_put(struct cuda_gpu *gpu);
 
 /* cuda_region.c, control thread. */
-int cuda_attach(struct region *region, const struct ssv_region *offer, pid_t owner,
-		const struct deliver_host *host, char *error);
+int cuda_attach(struct region *region, const struct ssv_region *offer,
+		const struct deliver_owner *owner, const struct deliver_host *host, char *error);
 void cuda_detach(struct region *region);
 
 #endif

@@ -230,8 +230,8 @@ static int attach_memory(struct region *region, const struct ssv_region *offer,
 	return err;
 }
 
-int cuda_attach(struct region *region, const struct ssv_region *offer, pid_t owner,
-		const struct deliver_host *host, char *error)
+int cuda_attach(struct region *region, const struct ssv_region *offer,
+		const struct deliver_owner *owner, const struct deliver_host *host, char *error)
 {
 	struct cuda_region *way;
 	int err;

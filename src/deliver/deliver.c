@@ -21,8 +21,9 @@ const struct deliver_ops *deliver_way(uint8_t memory)
 	return NULL;
 }
 
-int region_attach(const struct ssv_region *offer, const struct ssv_layout *layout, pid_t owner,
-		  const struct deliver_host *host, struct region **ret_region, char *error)
+int region_attach(const struct ssv_region *offer, const struct ssv_layout *layout,
+		  const struct deliver_owner *owner, const struct deliver_host *host,
+		  struct region **ret_region, char *error)
 {
 	const struct deliver_ops *ops;
 	struct region *region;
@@ -40,7 +41,7 @@ int region_attach(const struct ssv_region *offer, const struct ssv_layout *layou
 	}
 	region->ops = ops;
 	region->bytes = offer->bytes;
-	region->pid = owner;
+	region->pid = owner->pid;
 	region->pidfd = -1;
 	err = layout_create(layout, offer->bytes, &region->layout, error);
 	if (err)

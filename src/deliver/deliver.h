@@ -13,9 +13,11 @@
 #ifndef SSV_DELIVER_H
 #define SSV_DELIVER_H
 
+#include <stdatomic.h>
 #include <sys/types.h>
 
 #include "base/base.h"
+#include "base/blob.h"
 #include "deliver/layout.h"
 #include "shadowserve.h"
 
@@ -28,6 +30,14 @@ struct deliver_host {
 	uint32_t workers_count; /* their queues are numbered from 0 */
 };
 
+/* Who offers a region. A relay offers for an engine of another machine: it has no pid here, but
+ * says in a blob where the memory is and may be answered by one. */
+struct deliver_owner {
+	pid_t pid;                  /* 0: on another machine */
+	const struct blob *offered; /* TCP, RDMA; else NULL */
+	struct blob *answer;        /* TCP, RDMA: filled by attach; bytes 0: nothing to say */
+};
+
 /* A registered region; attached on the control thread, then only read. */
 struct region {
 	const struct deliver_ops *ops;
@@ -38,7 +48,22 @@ struct region {
 	pid_t pid; /* owner */
 	int pidfd; /* owner, -1: none */
 	void *way; /* what the way keeps of it, or NULL */
+	/* Bytes of a job that was handed back may still be under way to the owner: no completion
+	 * of this region's can promise anything any more, and its session must end. */
+	_Atomic uint8_t severed;
 };
+
+/* A worker says so before it hands such a job back. Release, pairs with region_is_severed(). */
+static inline void region_sever(struct region *region)
+{
+	atomic_store_explicit(&region->severed, 1, memory_order_release);
+}
+
+/* Acquire, pairs with region_sever(). */
+static inline int region_is_severed(const struct region *region)
+{
+	return atomic_load_explicit(&region->severed, memory_order_acquire);
+}
 
 /* Tensors that may travel as one, at most (struct deliver_ops, join). */
 #define DELIVER_JOIN_MAX 8u
@@ -78,10 +103,11 @@ struct deliver_ops {
 	const char *name; /* "memory", "cma" ...: shown by stat */
 	uint8_t memory;   /* enum ssv_memory it serves */
 
-	/* Control path. attach maps or checks the memory; owner is the session's process. On
-	 * failure one line in error (SSV_ERROR_TEXT_MAX bytes). */
-	int (*attach)(struct region *region, const struct ssv_region *offer, pid_t owner,
-		      const struct deliver_host *host, char *error);
+	/* Control path. attach maps or checks the memory; owner is who offers it. On failure one
+	 * line in error (SSV_ERROR_TEXT_MAX bytes). */
+	int (*attach)(struct region *region, const struct ssv_region *offer,
+		      const struct deliver_owner *owner, const struct deliver_host *host,
+		      char *error);
 	void (*detach)(struct region *region);
 
 	/* Staging bytes that a job on n blocks of this region needs. */
@@ -108,11 +134,11 @@ const struct deliver_ops *deliver_way(uint8_t memory);
 
 /**
  * Attach a region: copy and check its layout, then its memory. host may be NULL where no way
- * needs it.
+ * needs it. Memory of another machine needs owner->offered and owner->answer.
  * Errors: -EINVAL, -ERANGE, -EPERM, -ENOTSUP, -ENOMEM with the numbers in error.
  */
 SSV_MUST_CHECK int region_attach(const struct ssv_region *offer, const struct ssv_layout *layout,
-				 pid_t owner, const struct deliver_host *host,
+				 const struct deliver_owner *owner, const struct deliver_host *host,
 				 struct region **ret_region, char *error);
 void region_detach(struct region *region); /* takes NULL; frees it */
 

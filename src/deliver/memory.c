@@ -17,8 +17,9 @@
 
 extern const struct deliver_ops deliver_memory;
 
-static int memory_attach(struct region *region, const struct ssv_region *offer, pid_t owner,
-			 const struct deliver_host *host, char *error)
+static int memory_attach(struct region *region, const struct ssv_region *offer,
+			 const struct deliver_owner *owner, const struct deliver_host *host,
+			 char *error)
 {
 	struct stat st;
 	int seals;

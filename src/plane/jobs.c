@@ -285,6 +285,7 @@ static void job_complete(struct plane *plane, struct job *job, int status)
 	const uint32_t region = job->region;
 
 	event.completion.elapsed_us = elapsed_ns / NS_PER_US;
+	event.severed = region != NO_INDEX && region_is_severed(plane->regions[region].region);
 	if (job->op == SSV_OP_LOOKUP)
 		complete_lookup(plane, job, &event.completion);
 	else if (job->op == SSV_OP_FETCH || job->op == SSV_OP_STORE)

@@ -68,7 +68,8 @@ struct plane_config {
 	uint8_t trace_off; /* keep no trace */
 	/* Attaches a region; NULL: region_attach. The simulation brings its own. */
 	int (*attach_region)(const struct ssv_region *offer, const struct ssv_layout *layout,
-			     pid_t owner, struct region **ret_region, char *error);
+			     const struct deliver_owner *owner, struct region **ret_region,
+			     char *error);
 };
 
 struct plane;
@@ -95,9 +96,11 @@ SSV_MUST_CHECK int plane_session_add(struct plane *plane, const char *engine_id,
  * regions and hand out PLANE_EVENT_SESSION_ENDED. Captured chunks are still put. */
 void plane_session_end(struct plane *plane, uint64_t session);
 
-/* Errors as ssv_region_register(). */
+/* Errors as ssv_region_register(). offered and ret_answer: of memory on another machine
+ * (memory_is_remote()); else NULL. */
 SSV_MUST_CHECK int plane_region_add(struct plane *plane, uint64_t session,
 				    const struct ssv_region *offer, const struct ssv_layout *layout,
+				    const struct blob *offered, struct blob *ret_answer,
 				    uint32_t *ret_region, char *error);
 
 /* Cancels the region's jobs; PLANE_EVENT_REGION_REMOVED follows once it is detached. -ENOENT. */
@@ -118,7 +121,9 @@ enum plane_event_kind {
 };
 
 struct plane_event {
-	uint8_t kind; /* enum plane_event_kind */
+	uint8_t kind;    /* enum plane_event_kind */
+	uint8_t severed; /* COMPLETION: its blocks may still be written (region_sever()): it must
+			  * not be given, and the session must end */
 	uint32_t region;
 	uint64_t session;
 	struct ssv_completion completion;

@@ -222,7 +222,8 @@ static int region_fits(const struct plane *plane, const struct region *region, c
 
 static int region_attach_checked(struct plane *plane, const struct session *session,
 				 const struct ssv_region *offer, const struct ssv_layout *layout,
-				 struct region **ret_region, char *error)
+				 const struct deliver_owner *owner, struct region **ret_region,
+				 char *error)
 {
 	const struct deliver_host host = {.memory = plane->arena.base,
 					  .bytes = plane->arena.bytes,
@@ -234,9 +235,9 @@ static int region_attach_checked(struct plane *plane, const struct session *sess
 		    error, -EINVAL, "layout of rank %u of %u, the session is rank %u of %u",
 		    layout->rank, layout->ranks_count, session->rank, session->ranks_count);
 	if (plane->config.attach_region)
-		err = plane->config.attach_region(offer, layout, session->pid, ret_region, error);
+		err = plane->config.attach_region(offer, layout, owner, ret_region, error);
 	else
-		err = region_attach(offer, layout, session->pid, &host, ret_region, error);
+		err = region_attach(offer, layout, owner, &host, ret_region, error);
 	if (err)
 		return err;
 	err = region_fits(plane, *ret_region, error);
@@ -246,9 +247,11 @@ static int region_attach_checked(struct plane *plane, const struct session *sess
 }
 
 int plane_region_add(struct plane *plane, uint64_t number, const struct ssv_region *offer,
-		     const struct ssv_layout *layout, uint32_t *ret_region, char *error)
+		     const struct ssv_layout *layout, const struct blob *offered,
+		     struct blob *ret_answer, uint32_t *ret_region, char *error)
 {
 	struct session *session = plane_session(plane, number);
+	struct deliver_owner owner = {.offered = offered, .answer = ret_answer};
 	char text[SSV_ERROR_TEXT_MAX];
 	struct region_slot *slot;
 	struct region *region;
@@ -262,7 +265,9 @@ int plane_region_add(struct plane *plane, uint64_t number, const struct ssv_regi
 	if (index == plane->config.regions_max)
 		return plane_refuse(error, -E2BIG, "%u regions are registered already",
 				    plane->config.regions_max);
-	err = region_attach_checked(plane, session, offer, layout, &region, error ? error : text);
+	owner.pid = session->pid;
+	err = region_attach_checked(plane, session, offer, layout, &owner, &region,
+				    error ? error : text);
 	if (err) {
 		plane->counters[PLANE_REGIONS_REFUSED]++;
 		return err;

@@ -288,7 +288,7 @@ static void completion_queue(struct session *session, const struct ssv_completio
 
 	session->requests--;
 	session->completions++;
-	if (session->overflowed || session->peer_gone)
+	if (session->overflowed || session->peer_gone || session->severed)
 		return;
 	if (session->growing != NOT_GROWING) {
 		out = session->out + session->growing;
@@ -332,6 +332,11 @@ void session_event(struct session *session, const struct plane_event *event, uin
 {
 	switch (event->kind) {
 	case PLANE_EVENT_COMPLETION:
+		if (event->severed && !session->severed) {
+			session->severed = 1;
+			session_end(session, -EIO,
+				    "the data connection to the region's memory was lost", now_ns);
+		}
 		completion_queue(session, &event->completion, now_ns);
 		break;
 	case PLANE_EVENT_REGION_REMOVED:

@@ -21,6 +21,7 @@ struct session {
 	enum session_state state;
 	int socket, pidfd;
 	pid_t pid;
+	int remote; /* the client is on another machine */
 	uint64_t plane_id;
 	uint64_t deadline_ns;
 	struct message_hello hello;
@@ -28,6 +29,7 @@ struct session {
 	size_t in_bytes, out_bytes;
 	size_t growing; /* where in out the last COMPLETION begins while it may grow */
 	int peer_gone;  /* nobody reads any more */
+	int severed;    /* completions cannot be believed any more and are not given */
 	int overflowed; /* the client did not read; nothing but CLOSE is queued any more */
 	int fds[SESSION_FDS];
 	uint32_t fds_count;

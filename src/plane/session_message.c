@@ -100,7 +100,25 @@ static const char *memory_text(uint32_t memory)
 {
 	if (memory_is_gpu(memory))
 		return "gpu";
+	if (memory_is_remote(memory))
+		return memory == SSV_MEMORY_TCP ? "tcp" : "rdma";
 	return memory == SSV_MEMORY_MEMFD ? "memfd" : "address";
+}
+
+/* Descriptors and addresses mean something on this machine alone, the kinds of a relay something
+ * beyond it alone. */
+static int kind_check(const struct session *session, uint32_t memory, char *text)
+{
+	if (session->remote == memory_is_remote(memory))
+		return 0;
+	snprintf(text, SSV_ERROR_TEXT_MAX,
+		 session->remote
+		     ? "memory of kind %u is of another machine: a session over TLS "
+		       "registers memory behind a relay (5 or 6)"
+		     : "memory of kind %u is a relay's to offer, over TLS; an engine of "
+		       "this machine registers kinds 1 to 4",
+		 memory);
+	return -EPERM;
 }
 
 static int take_register(struct session *session, const struct message *message, uint64_t now_ns,
@@ -109,11 +127,12 @@ static int take_register(struct session *session, const struct message *message,
 	char text[SSV_ERROR_TEXT_MAX] = "";
 	struct ssv_region region;
 	struct ssv_layout layout;
+	struct blob offered, answer = {0};
 	uint32_t region_id;
 	size_t room;
 	uint8_t *out;
-	int err =
-	    message_decode_register(message, &region, &layout, session->world->tensors, error);
+	int err = message_decode_register(message, &region, &layout, session->world->tensors,
+					  &offered, error);
 
 	if (err)
 		return err;
@@ -122,8 +141,10 @@ static int take_register(struct session *session, const struct message *message,
 			return PROTO(error, "REGISTER of memory by descriptor without it");
 		region.fd = fd_take(session);
 	}
-	err = plane_region_add(session->world->plane, session->plane_id, &region, &layout,
-			       &region_id, text);
+	err = kind_check(session, region.memory, text);
+	if (!err)
+		err = plane_region_add(session->world->plane, session->plane_id, &region, &layout,
+				       &offered, &answer, &region_id, text);
 	if (region.fd >= 0)
 		close(region.fd);
 	if (err) {
@@ -140,7 +161,8 @@ static int take_register(struct session *session, const struct message *message,
 		 memory_text(region.memory));
 	out = session_reserve(session, &room);
 	session_queue(session,
-		      message_encode_region(out, room, MESSAGE_REGISTERED, message->id, region_id),
+		      message_encode_registered(out, room, message->id, region_id,
+						answer.bytes ? &answer : NULL),
 		      now_ns);
 	return 0;
 }

@@ -200,16 +200,18 @@ static void register_comes_back(void **unused)
 				    .bytes = 1ull << 33},
 			  region_out;
 	struct ssv_layout layout = layout_make(tensors, SSV_TENSORS_MAX), layout_out;
+	struct blob blob;
 	uint8_t *buffer = malloc(ROOM), *copy;
 	char error[SSV_ERROR_TEXT_MAX];
 	struct message message;
 	size_t bytes;
 
 	(void)unused;
-	bytes = message_encode_register(buffer, ROOM, 5, &region, &layout);
+	bytes = message_encode_register(buffer, ROOM, 5, &region, &layout, NULL);
 	message = find_one(buffer, bytes, MESSAGE_FROM_CLIENT, &copy);
 	assert_int_equal(
-	    message_decode_register(&message, &region_out, &layout_out, tensors_out, error), 0);
+	    message_decode_register(&message, &region_out, &layout_out, tensors_out, &blob, error),
+	    0);
 	assert_int_equal(region_out.address, region.address);
 	assert_int_equal(region_out.bytes, region.bytes);
 	assert_int_equal(region_out.fd, -1);
@@ -217,7 +219,7 @@ static void register_comes_back(void **unused)
 	assert_memory_equal(tensors_out, tensors, SSV_TENSORS_MAX * sizeof(*tensors));
 	assert_memory_equal(layout_out.model, layout.model, 8);
 	assert_int_equal(layout_out.layers_total, 40);
-	assert_int_equal(message_encode_register(buffer, bytes - 1, 5, &region, &layout), 0);
+	assert_int_equal(message_encode_register(buffer, bytes - 1, 5, &region, &layout, NULL), 0);
 	free(copy);
 	free(buffer);
 	free(tensors);
@@ -348,6 +350,7 @@ static int decode_any(const struct message *message)
 	} out;
 	struct ssv_region region;
 	struct ssv_layout layout;
+	struct blob blob;
 	uint32_t n;
 	int rc;
 
@@ -361,8 +364,9 @@ static int decode_any(const struct message *message)
 	case MESSAGE_STATUS:
 		return message_decode_text(message, &out.text, error);
 	case MESSAGE_REGISTER:
-		return message_decode_register(message, &region, &layout, tensors, error);
+		return message_decode_register(message, &region, &layout, tensors, &blob, error);
 	case MESSAGE_REGISTERED:
+		return message_decode_registered(message, &n, &blob, error);
 	case MESSAGE_UNREGISTER:
 	case MESSAGE_UNREGISTERED:
 		return message_decode_region(message, &n, error);
@@ -412,7 +416,7 @@ static size_t encode_any(uint8_t *out, uint16_t type)
 	case MESSAGE_STATUS:
 		return message_encode_text(out, ROOM, type, 1, -1, "some text", 9);
 	case MESSAGE_REGISTER:
-		return message_encode_register(out, ROOM, 1, &region, &layout);
+		return message_encode_register(out, ROOM, 1, &region, &layout, NULL);
 	case MESSAGE_REGISTERED:
 	case MESSAGE_UNREGISTER:
 	case MESSAGE_UNREGISTERED:

@@ -63,6 +63,23 @@ def test_a_malformed_message_closes_its_session_with_a_reason(start: Start, name
     witness.close()
 
 
+@pytest.mark.parametrize("kind", [5, 6])
+def test_memory_of_another_machine_is_refused_on_the_unix_socket(start: Start, kind: int) -> None:
+    daemon = start()
+    client = RawClient(daemon)
+    client.hello()
+    assert client.receive() is not None  # WELCOME
+    numbers = struct.pack("<IBB5HIII", kind, 0, 0, 0, 0, 0, 0, 1, 16, 1, 0)
+    body = numbers + bytes(12) + struct.pack("<QQQ", 0, 4096, 0)
+    client.socket.sendall(message(5, 9, body + struct.pack("<II", 4, 0) + b"blob" + bytes(508)))
+    answer = client.receive()
+    assert answer is not None
+    assert answer[0] == 3
+    assert b"relay's to offer" in answer[2]
+    client.close()
+    assert Engine(daemon).lookup(key(1)) == 0
+
+
 @pytest.mark.parametrize("greeting", [b"GET / HTTP/1.1\r\n\r\n", bytes(64), b"\xff" * 64])
 def test_another_protocol_is_closed(start: Start, greeting: bytes) -> None:
     daemon = start()

@@ -126,7 +126,8 @@ static struct region *attach(const struct ssv_region *offer)
 	struct ssv_layout layout = make_layout();
 	char error[SSV_ERROR_TEXT_MAX] = "";
 	struct region *region = NULL;
-	int err = region_attach(offer, &layout, getpid(), &host, &region, error);
+	int err = region_attach(offer, &layout, &(struct deliver_owner){.pid = getpid()}, &host,
+				&region, error);
 
 	if (err)
 		fail_msg("%s", error);
@@ -430,7 +431,9 @@ static void refused(const struct ssv_region *offer, int expected, const char *wo
 	char error[SSV_ERROR_TEXT_MAX] = "";
 	struct region *region = NULL;
 
-	assert_int_equal(region_attach(offer, &layout, getpid(), &host, &region, error), expected);
+	assert_int_equal(region_attach(offer, &layout, &(struct deliver_owner){.pid = getpid()},
+				       &host, &region, error),
+			 expected);
 	if (!strstr(error, word))
 		fail_msg("\"%s\" does not say \"%s\"", error, word);
 }
@@ -482,7 +485,9 @@ static void short_copies_are_refused(void **state)
 		tensors[i].offset = (uint64_t)i * BLOCK_TOKENS * DIM * 2;
 		tensors[i].block_stride = (uint64_t)TENSORS * BLOCK_TOKENS * DIM * 2;
 	}
-	assert_int_equal(region_attach(&gpu.offer, &layout, getpid(), &host, &region, error),
+	assert_int_equal(region_attach(&gpu.offer, &layout,
+				       &(struct deliver_owner){.pid = getpid()}, &host, &region,
+				       error),
 			 -ENOTSUP);
 	assert_non_null(strstr(error, "4096 bytes"));
 	gpu_free(gpu.pointer);

@@ -171,7 +171,9 @@ static void memfd_is_written_and_read_in_place(void **state)
 	(void)state;
 	memory = shared_memory(&fd, F_SEAL_SHRINK);
 	offer.fd = fd;
-	assert_int_equal(region_attach(&offer, &layout, getpid(), NULL, &region, error), 0);
+	assert_int_equal(region_attach(&offer, &layout, &(struct deliver_owner){.pid = getpid()},
+				       NULL, &region, error),
+			 0);
 	close(fd);
 	for (uint32_t tensor = 0; tensor < 2; tensor++) {
 		assert_int_equal(region->ops->stage_bytes(region, tensor, 2), 0);
@@ -194,19 +196,29 @@ static void memfd_that_could_shrink_or_is_short_is_refused(void **state)
 	(void)state;
 	munmap(shared_memory(&fd, 0), REGION);
 	offer.fd = fd;
-	assert_int_equal(region_attach(&offer, &layout, getpid(), NULL, &region, error), -EPERM);
+	assert_int_equal(region_attach(&offer, &layout, &(struct deliver_owner){.pid = getpid()},
+				       NULL, &region, error),
+			 -EPERM);
 	assert_non_null(strstr(error, "F_SEAL_SHRINK"));
 	assert_int_equal(ftruncate(fd, REGION - 1), 0);
 	assert_int_equal(fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK), 0);
-	assert_int_equal(region_attach(&offer, &layout, getpid(), NULL, &region, error), -ERANGE);
+	assert_int_equal(region_attach(&offer, &layout, &(struct deliver_owner){.pid = getpid()},
+				       NULL, &region, error),
+			 -ERANGE);
 	close(fd);
 	assert_int_equal(pipe(pipe_fds), 0);
 	offer.fd = pipe_fds[0];
-	assert_int_equal(region_attach(&offer, &layout, getpid(), NULL, &region, error), -EPERM);
+	assert_int_equal(region_attach(&offer, &layout, &(struct deliver_owner){.pid = getpid()},
+				       NULL, &region, error),
+			 -EPERM);
 	offer.fd = -1;
-	assert_int_equal(region_attach(&offer, &layout, getpid(), NULL, &region, error), -EINVAL);
+	assert_int_equal(region_attach(&offer, &layout, &(struct deliver_owner){.pid = getpid()},
+				       NULL, &region, error),
+			 -EINVAL);
 	offer.memory = 99;
-	assert_int_equal(region_attach(&offer, &layout, getpid(), NULL, &region, error), -ENOTSUP);
+	assert_int_equal(region_attach(&offer, &layout, &(struct deliver_owner){.pid = getpid()},
+				       NULL, &region, error),
+			 -ENOTSUP);
 	close(pipe_fds[0]);
 	close(pipe_fds[1]);
 }
@@ -256,7 +268,9 @@ static void memfd_that_shrinks_before_its_seal_is_refused(void **state)
 	munmap(shared_memory(&fd, 0), REGION);
 	offer.fd = fd;
 	shrinks_late = 1;
-	assert_int_equal(region_attach(&offer, &layout, getpid(), NULL, &region, error), -ERANGE);
+	assert_int_equal(region_attach(&offer, &layout, &(struct deliver_owner){.pid = getpid()},
+				       NULL, &region, error),
+			 -ERANGE);
 	shrinks_late = 0;
 	close(fd);
 }
@@ -331,7 +345,8 @@ static void another_process_is_reached_until_it_dies(void **state)
 
 	(void)state;
 	offer.address = owner.address;
-	err = region_attach(&offer, &layout, owner.pid, NULL, &region, error);
+	err = region_attach(&offer, &layout, &(struct deliver_owner){.pid = owner.pid}, NULL,
+			    &region, error);
 	if (err == -EPERM || err == -ENOTSUP) { /* a sandbox that forbids it altogether */
 		print_message("skipped: %s\n", error);
 		owner_stop(&owner);
@@ -354,7 +369,10 @@ static void another_process_is_reached_until_it_dies(void **state)
 	assert_int_equal(move(region, 0, DELIVER_IN), -ESRCH);
 	assert_int_equal(move(region, 1, DELIVER_OUT), -ESRCH);
 	region_detach(region);
-	assert_int_not_equal(region_attach(&offer, &layout, owner.pid, NULL, &region, error), 0);
+	assert_int_not_equal(region_attach(&offer, &layout,
+					   &(struct deliver_owner){.pid = owner.pid}, NULL, &region,
+					   error),
+			     0);
 }
 
 static void unreachable_address_or_process_is_explained(void **state)
@@ -368,12 +386,16 @@ static void unreachable_address_or_process_is_explained(void **state)
 
 	(void)state;
 	offer.address = 4096; /* never mapped */
-	err = region_attach(&offer, &layout, getpid(), NULL, &region, error);
+	err = region_attach(&offer, &layout, &(struct deliver_owner){.pid = getpid()}, NULL,
+			    &region, error);
 	assert_true(err == -ERANGE || err == -ENOTSUP || err == -EPERM);
 	offer.address = UINT64_MAX - 8;
-	assert_int_equal(region_attach(&offer, &layout, getpid(), NULL, &region, error), -EINVAL);
+	assert_int_equal(region_attach(&offer, &layout, &(struct deliver_owner){.pid = getpid()},
+				       NULL, &region, error),
+			 -EINVAL);
 	offer.address = owner.address;
-	err = region_attach(&offer, &layout, owner.pid, NULL, &region, error);
+	err = region_attach(&offer, &layout, &(struct deliver_owner){.pid = owner.pid}, NULL,
+			    &region, error);
 	if (err == 0) { /* this test runs with CAP_SYS_PTRACE */
 		region_detach(region);
 	} else {

@@ -132,7 +132,7 @@ static void region_create_memory(struct rig *rig, struct test_region *region, en
 		memset(offer.gpu_uuid, STANDIN_UUID_BYTE(0), sizeof(offer.gpu_uuid));
 	offer.address = memory == SSV_MEMORY_ADDRESS ? (uintptr_t)region->memory : 0;
 	offer.bytes = region->made.bytes;
-	if (plane_region_add(rig->plane, region->session, &offer, &region->made.layout,
+	if (plane_region_add(rig->plane, region->session, &offer, &region->made.layout, NULL, NULL,
 			     &region->region, error))
 		fail_msg("plane_region_add %s: %s", packing_names[packing], error);
 }

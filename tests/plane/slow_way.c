@@ -55,8 +55,8 @@ static uint32_t slow_poll(struct deliver_queue *queue, struct deliver_job **done
 
 static struct deliver_ops slow_ops;
 
-int slow_attach(const struct ssv_region *offer, const struct ssv_layout *layout, pid_t owner,
-		struct region **ret_region, char *error)
+int slow_attach(const struct ssv_region *offer, const struct ssv_layout *layout,
+		const struct deliver_owner *owner, struct region **ret_region, char *error)
 {
 	int err = region_attach(offer, layout, owner, NULL, ret_region, error);
 

@@ -9,8 +9,8 @@
 #include "deliver/deliver.h"
 
 /* plane_config.attach_region: attaches as region_attach() does, then slows address regions down. */
-int slow_attach(const struct ssv_region *offer, const struct ssv_layout *layout, pid_t owner,
-		struct region **ret_region, char *error);
+int slow_attach(const struct ssv_region *offer, const struct ssv_layout *layout,
+		const struct deliver_owner *owner, struct region **ret_region, char *error);
 
 /* Begin again with a seed; failures_per_mille of moves fail. */
 void slow_way_reset(uint64_t seed, uint32_t failures_per_mille);

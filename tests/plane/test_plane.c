@@ -248,7 +248,7 @@ static void lookup_takes_the_minimum_over_ranks_and_waits_for_all(void **state)
 		/* The rank's region is not there yet: nothing counts. */
 		assert_int_equal(rig_request(&rig, session, &request)->tokens, 0);
 		assert_int_equal(plane_region_add(rig.plane, r->session, &offer, &r->made.layout,
-						  &r->region, error),
+						  NULL, NULL, &r->region, error),
 				 0);
 		assert_int_equal(
 		    rig_store(&rig, r, keys + 3 * rank, rank ? 2 : 3, s.blocks, 0)->status, 0);
@@ -484,19 +484,19 @@ static void region_that_does_not_fit_is_refused_with_the_numbers(void **state)
 	offer.fd = region.fd;
 	offer.bytes = region.made.bytes;
 	make_layout(PACKING_NHD, &large, &made);
-	assert_int_equal(
-	    plane_region_add(rig.plane, region.session, &offer, &made.layout, &number, error),
-	    -ERANGE);
+	assert_int_equal(plane_region_add(rig.plane, region.session, &offer, &made.layout, NULL,
+					  NULL, &number, error),
+			 -ERANGE);
 	assert_int_equal(ftruncate(region.fd, (off_t)made.bytes), 0);
 	offer.bytes = made.bytes;
-	assert_int_equal(
-	    plane_region_add(rig.plane, region.session, &offer, &made.layout, &number, error),
-	    -ENOSPC);
+	assert_int_equal(plane_region_add(rig.plane, region.session, &offer, &made.layout, NULL,
+					  NULL, &number, error),
+			 -ENOSPC);
 	assert_non_null(strstr(error, "16777216 to be captured"));
 	make_layout(PACKING_NHD, &wide, &made);
-	assert_int_equal(
-	    plane_region_add(rig.plane, region.session, &offer, &made.layout, &number, error),
-	    -ENOSPC);
+	assert_int_equal(plane_region_add(rig.plane, region.session, &offer, &made.layout, NULL,
+					  NULL, &number, error),
+			 -ENOSPC);
 	assert_non_null(strstr(error, "1024 channels"));
 	region_destroy(&region);
 	rig_destroy(&rig);

@@ -87,7 +87,8 @@ static void engine_register(struct sim *sim, struct engine *engine)
 	if (engine->memory == SSV_MEMORY_ADDRESS)
 		offer.address = (uintptr_t)engine->region.memory;
 	if (plane_region_add(sim->rig.plane, engine->region.session, &offer,
-			     &engine->region.made.layout, &engine->region.region, error))
+			     &engine->region.made.layout, NULL, NULL, &engine->region.region,
+			     error))
 		fail_msg("region: %s", error);
 	engine->registered = 1;
 	engine->removing = 0;
