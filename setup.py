@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Puts the built programs into the Python package (everything else is in pyproject.toml).
 
-libshadowserve.so, shadowserved and shadowserve come from a Meson build: the one that
+libshadowserve.so, libshadowserve-codec.so, shadowserved and shadowserve come from a Meson build: the one that
 $SHADOWSERVE_BUILD names, else build/package, which is made when it is missing. They land in
 shadowserve/native, where the package looks for them first.
 """
@@ -18,6 +18,7 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).resolve().parent
 PROGRAMS = {
     "libshadowserve.so.0": "src/client/libshadowserve.so.0",
+    "libshadowserve-codec.so": "python/native/libshadowserve-codec.so",
     "shadowserved": "daemon/shadowserved",
     "shadowserve": "cli/shadowserve",
 }

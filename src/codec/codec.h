@@ -13,6 +13,7 @@
 
 #include "chunk/builder.h"
 #include "chunk/container.h"
+#include "codec/profile.h"
 
 /* Scratch for encoding and decoding chunks whose parts have up to channels_max channels each. */
 uint64_t codec_scratch_bytes(uint32_t channels_max);
@@ -59,7 +60,10 @@ struct encode_options {
 	uint8_t codec;           /* enum ssv_codec, not DEFAULT */
 	uint8_t verbatim_tokens; /* leading tokens kept exact; 0 except at position 0 */
 	uint8_t reserved;
-	float error_max[SSV_PARTS_MAX]; /* over it: the next finer tier; 0: the tier's default */
+	/* Over it: the next finer tier. 0: what the profile expects, or the tier's default. */
+	float error_max[SSV_PARTS_MAX];
+	const struct encode_profile
+	    *profile; /* borrowed until encoder_finish(); NULL: uniform steps */
 };
 
 struct chunk_identity {
@@ -74,10 +78,13 @@ struct encoder {
 	struct encode_options options;
 	void *scratch;
 	double error_sum[SSV_PARTS_MAX], norm_sum[SSV_PARTS_MAX];
-	uint32_t next_tensor; /* layer * parts_count + part */
+	uint32_t next_tensor;   /* layer * parts_count + part */
+	uint32_t finer_tensors; /* coded finer than asked for, because of their error */
+	float last_error;       /* relative L2 error of the last tensor */
 };
 
-/* Begin a chunk in out, which holds shape_container_bytes_max() + CONTAINER_SLACK_BYTES. */
+/* Begin a chunk in out, which holds shape_container_bytes_max() + CONTAINER_SLACK_BYTES. -EINVAL:
+ * options, shape, or a profile that does not fit it. */
 SSV_MUST_CHECK int encoder_begin(struct encoder *encoder, const struct chunk_identity *identity,
 				 const struct chunk_shape *shape,
 				 const struct encode_options *options, uint8_t *out,

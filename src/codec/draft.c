@@ -103,5 +103,7 @@ uint32_t draft_meta(const struct draft *draft, int lossless, uint8_t *meta)
 			out[c / 8] |= (uint8_t)(s->delta[c] << c % 8);
 		out += (draft->channels + 7) / 8;
 	}
+	if (draft->flags & TENSOR_FACTOR)
+		out = put(out, s->factor, draft->channels);
 	return (uint32_t)(out - meta);
 }

@@ -22,6 +22,10 @@ struct draft {
 	uint32_t element_bytes, tokens, channels, groups, verbatim;
 	struct codec_scratch *scratch;
 	const struct kernels *kernels;
+	/* From a profile, for the tier at hand: steps are scale x weight. NULL: uniform steps. */
+	const float *weight;   /* [heads] */
+	const uint8_t *factor; /* [channels] or NULL */
+	float scale;
 	uint8_t is_followed; /* the next tensor is likely to lie behind this one */
 	struct class_plane plane;
 	uint8_t *raw; /* room for the most raw bits that the dtype allows, and 8 bytes */

@@ -26,6 +26,8 @@ int encoder_begin(struct encoder *encoder, const struct chunk_identity *identity
 
 	if (!tier_find(options->tier) || !lossless_find(options->codec))
 		return -EINVAL;
+	if (options->profile && !profile_fits(options->profile, shape, NULL))
+		return -EINVAL;
 	memset(encoder, 0, sizeof(*encoder));
 	encoder->options = *options;
 	encoder->scratch = scratch;
@@ -37,6 +39,8 @@ int encoder_begin(struct encoder *encoder, const struct chunk_identity *identity
 	if (encoder->options.verbatim_tokens > shape->tokens)
 		encoder->options.verbatim_tokens = (uint8_t)shape->tokens;
 	header.verbatim_tokens = encoder->options.verbatim_tokens;
+	if (profile_has_tier(options->profile, header.tier))
+		memcpy(header.profile, options->profile->hash, sizeof(header.profile));
 	for (uint32_t p = 0; p < shape->parts_count && p < SSV_PARTS_MAX; p++)
 		if (part_channels(&shape->parts[p]) > s->channels_max)
 			return -EINVAL;
@@ -106,30 +110,60 @@ static uint64_t raw_bytes_max(const struct draft *draft, int lossless)
 	return bytes * draft->tokens;
 }
 
-/* Is the error within the limit? Both sides squared. */
-static int error_is_fine(const struct encoder *encoder, const struct draft *draft,
-			 const struct tier *tier)
+/* The relative error above which a tensor is not what its tier means; 0: none is. */
+static double error_limit(const struct encoder *encoder)
 {
-	uint32_t part = encoder->next_tensor % encoder->builder.header.shape.parts_count;
-	double limit = encoder->options.error_max[part];
+	const struct encode_profile *profile = encoder->options.profile;
+	const struct chunk_shape *shape = &encoder->builder.header.shape;
+	uint8_t tier = encoder->options.tier;
+	uint32_t tensor = shape->layer0 * shape->parts_count + encoder->next_tensor;
+	double limit = encoder->options.error_max[encoder->next_tensor % shape->parts_count];
 
-	if (!(limit > 0))
-		limit = tier->error_max;
-	return draft->error_sum <= limit * limit * draft->norm_sum;
+	if (limit > 0)
+		return limit;
+	if (!profile_has_tier(profile, tier))
+		return tier_find(tier)->error_max;
+	return profile->error[tier] ? profile->error[tier][tensor] * profile->error_margin : 0;
+}
+
+/* What the profile says of the draft's steps in a tier. */
+static void draft_weigh(const struct encoder *encoder, struct draft *draft, uint8_t tier)
+{
+	const struct encode_profile *profile = encoder->options.profile;
+	const struct chunk_shape *shape = &encoder->builder.header.shape;
+	uint32_t layer = shape->layer0 + encoder->next_tensor / shape->parts_count;
+	uint32_t part = encoder->next_tensor % shape->parts_count;
+	const struct profile_part *model;
+	size_t head;
+
+	draft->weight = NULL;
+	draft->factor = NULL;
+	if (!profile_has_tier(profile, tier))
+		return;
+	model = &profile->parts[part];
+	head = (size_t)layer * model->heads + shape->parts[part].head0;
+	draft->scale = profile->scale[tier];
+	draft->weight = model->weight + head;
+	if (model->factor)
+		draft->factor = model->factor + head * model->dim;
 }
 
 /* Fill the draft by the tier, or by a finer one if its error is too large. -E2BIG: store it. */
-static int draft_fill(const struct encoder *encoder, struct draft *draft)
+static int draft_fill(struct encoder *encoder, struct draft *draft)
 {
+	double limit = error_limit(encoder);
 	uint8_t tier = encoder->options.tier;
 	int err;
 
 	if (tier == SSV_TIER_LOSSLESS)
 		return draft_split(draft);
 	for (; tier > SSV_TIER_LOSSLESS; tier--) {
+		draft_weigh(encoder, draft, tier);
 		err = draft_quantise(draft, tier_find(tier));
-		if (err || error_is_fine(encoder, draft, tier_find(encoder->options.tier)))
+		if (err || !(limit > 0) || draft->error_sum <= limit * limit * draft->norm_sum)
 			return err;
+		if (tier == encoder->options.tier)
+			encoder->finer_tensors++;
 	}
 	return -E2BIG;
 }
@@ -194,6 +228,8 @@ static int append_coded(struct encoder *encoder, const uint8_t *elements)
 		err = draft_append(encoder, &draft, wire, limit);
 	if (err)
 		return err;
+	if (draft.norm_sum > 0)
+		encoder->last_error = (float)sqrt(draft.error_sum / draft.norm_sum);
 	encoder->error_sum[part] += draft.error_sum;
 	encoder->norm_sum[part] += draft.norm_sum;
 	return 0;
@@ -205,6 +241,7 @@ int encoder_tensor(struct encoder *encoder, const uint8_t *elements)
 
 	if (encoder->next_tensor >= shape_tensors(&encoder->builder.header.shape))
 		return -EINVAL;
+	encoder->last_error = 0;
 	if (lossless_find(encoder->options.codec)->has_classes)
 		err = append_coded(encoder, elements);
 	if (err == -E2BIG)

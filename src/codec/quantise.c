@@ -13,6 +13,7 @@
 #include "codec/draft.h"
 #include "codec/float.h"
 #include "codec/frequency.h"
+#include "codec/profile.h"
 #include "codec/scalar.h"
 #include "codec/symbols.h"
 
@@ -21,7 +22,10 @@
 #define STEP_BITS_MAX 0x7bffu
 #define PEAK_RATIO    8.0f /* of the largest value over the rms: look closer */
 #define POWER_RATIO   8.0f /* of mean over median token power: beyond it outliers set the step */
-#define OFFSET_BITS   8u   /* what an offset costs, about */
+#define SIGMAS_MAX    3.0f /* of a head, a profile's step at most */
+#define SIGMAS_MIN    (11.0f / (16 << RAW_BITS_MAX)) /* at least: 11 sigma are within reach */
+#define FACTOR_RANGE  0x1p15f
+#define OFFSET_BITS   8u /* what an offset costs, about */
 
 /* Mean, mean square, variance and peak of each channel of a group, over finite values of coded
  * tokens. */
@@ -122,10 +126,11 @@ static float head_power(const struct draft *d, uint32_t head)
 	return usual > 0 && power > usual ? usual : power;
 }
 
-static uint16_t head_step(const struct draft *d, const struct tier *tier, uint32_t head)
+/* So many times a head's spread: alpha_k times that of K, alpha_v of V. 0: it has none. */
+static float head_spread(const struct draft *d, uint32_t head, float alpha_k, float alpha_v)
 {
 	struct codec_scratch *s = d->scratch;
-	uint32_t dim = d->part->dim, channel = head * dim, bits;
+	uint32_t dim = d->part->dim, channel = head * dim;
 	float step = 0;
 
 	if (d->part->role != SSV_ROLE_V && d->tokens - d->verbatim >= SIGMA_TOKENS) {
@@ -134,16 +139,65 @@ static uint16_t head_step(const struct draft *d, const struct tier *tier, uint32
 		sigma = sqrtf(median(s->spread + channel, dim));
 		if (!(sigma > 0))
 			sigma = (float)sqrt(mean(s->spread + channel, dim));
-		step = tier->alpha_k * MEDIAN_FACTOR * sigma;
+		step = alpha_k * MEDIAN_FACTOR * sigma;
 	}
 	if (!(step > 0))
-		step = tier->alpha_v * sqrtf(head_power(d, head));
+		step = alpha_v * sqrtf(head_power(d, head));
+	return step > 0 ? step : 0;
+}
+
+static float clipped(float x, float least, float most)
+{
+	x = x > least ? x : least;
+	return x < most ? x : most;
+}
+
+/* A head's step by the profile, and its channels' factors. Steps beyond the bounds cost more than
+ * they give: values become 0, or exceptions. */
+static float profile_step(const struct draft *d, uint32_t head)
+{
+	float step = d->scale * d->weight[head];
+	float most = head_spread(d, head, SIGMAS_MAX, SIGMAS_MAX),
+	      least = most * SIGMAS_MIN / SIGMAS_MAX;
+	uint32_t dim = d->part->dim;
+	uint8_t *factor = d->scratch->factor + (size_t)head * dim, low, high;
+
+	if (!d->factor)
+		return most > 0 ? clipped(step, least, most) : step;
+	memcpy(factor, d->factor + (size_t)head * dim, dim);
+	if (!(most > 0))
+		return step;
+	/* the least factor of the head's step within its bounds */
+	step = clipped(step, least, most * FACTOR_RANGE);
+	low = factor_below(least / step);
+	high = factor_below(most / step);
+	for (uint32_t i = 0; i < dim; i++) {
+		factor[i] = factor[i] > low ? factor[i] : low;
+		factor[i] = factor[i] < high ? factor[i] : high;
+	}
+	return step;
+}
+
+static uint16_t head_step(const struct draft *d, const struct tier *tier, uint32_t head)
+{
+	float step;
+	uint32_t bits;
+
+	if (d->weight)
+		step = profile_step(d, head);
+	else
+		step = head_spread(d, head, tier->alpha_k, tier->alpha_v);
 	if (!(step > 0))
 		step = 1;
 	bits = fp16_from_f32(step);
 	if (!bits)
 		bits = 1;
 	return (uint16_t)(bits > STEP_BITS_MAX ? STEP_BITS_MAX : bits);
+}
+
+static uint8_t channel_factor(const struct draft *d, uint32_t channel)
+{
+	return d->factor ? d->scratch->factor[channel] : STEP_FACTOR_ONE;
 }
 
 /* Bits that offsets save, about: half the logarithm of power over spread, each channel and token.
@@ -157,8 +211,8 @@ static int offsets_pay(const struct draft *d)
 	for (uint32_t c = 0; c < d->channels; c++) {
 		uint32_t power, spread;
 
-		if (c % d->part->dim == 0) {
-			float step = step_scale(s->steps[c / d->part->dim], STEP_FACTOR_ONE);
+		if (c % d->part->dim == 0 || d->factor) {
+			float step = step_scale(s->steps[c / d->part->dim], channel_factor(d, c));
 
 			floor = step * step / 12;
 		}
@@ -255,7 +309,13 @@ static void group_scales(const struct draft *d, uint32_t group, float scale[LANE
 
 	memset(scale, 0, LANES * sizeof(*scale));
 	memset(inverse, 0, LANES * sizeof(*inverse));
-	for (uint32_t i = 0, end; i < lanes; i = end) {
+	for (uint32_t i = 0; d->factor && i < lanes; i++) {
+		uint32_t c = group * LANES + i;
+
+		scale[i] = step_scale(d->scratch->steps[c / d->part->dim], channel_factor(d, c));
+		inverse[i] = 1 / scale[i];
+	}
+	for (uint32_t i = 0, end; !d->factor && i < lanes; i = end) {
 		uint32_t head = (group * LANES + i) / d->part->dim;
 		float own = step_scale(d->scratch->steps[head], STEP_FACTOR_ONE), under = 1 / own;
 
@@ -396,6 +456,8 @@ int draft_quantise(struct draft *d, const struct tier *tier)
 		return -E2BIG;
 	for (uint32_t head = 0; head < d->part->heads; head++)
 		d->scratch->steps[head] = head_step(d, tier, head);
+	if (d->factor)
+		d->flags |= TENSOR_FACTOR;
 	want_offsets = offsets_pay(d);
 	for (uint32_t group = 0; !err && group < d->groups; group++)
 		err = group_code(d, group, want_offsets);

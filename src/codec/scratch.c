@@ -67,6 +67,7 @@ static void lay_out(struct codec_scratch *s, struct arena *arena, uint32_t chann
 	s->peak = arena_take(arena, channels_max * sizeof(*s->peak));
 	s->spread = arena_take(arena, channels_max * sizeof(*s->spread));
 	s->steps = arena_take(arena, channels_max * sizeof(*s->steps));
+	s->factor = arena_take(arena, channels_max);
 	s->raw_bits = arena_take(arena, groups);
 	s->frequency = arena_take(arena, groups * META_CLASSES);
 	s->exponent = arena_take(arena, groups * META_CLASSES);

@@ -54,6 +54,7 @@ struct codec_scratch {
 	float *mean;          /* [channels_max] */
 	float *peak;          /* [channels_max]: its largest magnitude */
 	uint16_t *steps;      /* [channels_max], by head */
+	uint8_t *factor;      /* [channels_max]: step factors */
 	uint8_t *raw_bits;    /* [groups_max] */
 	uint8_t *frequency;   /* [groups_max][16] */
 	uint8_t *exponent;    /* [groups_max][16] */
