@@ -6,6 +6,7 @@
 #   make bench    every measurement, docs/benchmarks.md           [PART=name|smoke] [BENCH_ARGS=...]
 #   make bench-page  that page again, from its JSON
 #   make bench-gpu   step times of a GPU engine while KV arrives; bench/gpu/README.md
+#   make setup-dpdk  DPDK for the dpdk inflate engine; `make test` does it where it can
 #   make fuzz     each SIMD level against the scalar kernels      [SSV_FUZZ_SECONDS=600]
 #   make install  library, header, programs                       [PREFIX=/usr/local] [DESTDIR=]
 #   make clean    remove build/ (.venv stays; remove it by hand)
@@ -19,7 +20,7 @@ PYTHON = $(VENV)/bin/python
 
 SSV_FUZZ_SECONDS ?= 600
 
-.PHONY: demo test fuzz bench bench-page bench-gpu install clean build system venv
+.PHONY: setup-dpdk dpdk demo test fuzz bench bench-page bench-gpu install clean build system venv
 
 build: system
 	@packaging/build.sh build/release
@@ -27,8 +28,14 @@ build: system
 demo: build venv
 	@$(PYTHON) bench/demo.py --store $(STORE) --model $(MODEL)
 
-test: build venv
+test: dpdk build venv
 	@$(PYTHON) tests/run.py $(if $(ONLY),--only $(ONLY))
+
+setup-dpdk: system
+	@packaging/setup_dpdk.sh
+
+dpdk: system
+	@packaging/setup_dpdk.sh --if-possible
 
 fuzz: system
 	@packaging/build.sh build/asan -Doptimization=1 -Ddebug=true -Db_lundef=false -Dwerror=false \

@@ -32,7 +32,8 @@ def native_build() -> Path:
     # pip points Python at its own build environment, in which a Meson of the system is not found.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     if not (folder / "build.ninja").exists():
-        command = ["meson", "setup", str(folder), str(ROOT), "--buildtype=release", "-Dtests=false"]
+        options = ["--buildtype=release", "-Dtests=false", "-Ddpdk=disabled"]
+        command = ["meson", "setup", str(folder), str(ROOT), *options]
         subprocess.run(command, check=True, env=environment)
     subprocess.run(["ninja", "-C", str(folder)], check=True, env=environment)
     return folder

@@ -18,12 +18,14 @@ ARROWS = {
     "codec": {"codec", "chunk", "base", "api"},
     "store": {"store", "codec", "chunk", "base", "api"},
     "deliver": {"deliver", "codec", "chunk", "base", "api"},
-    "plane": {"plane", "store", "deliver", "codec", "chunk", "base", "api"},
+    "inflate": {"inflate", "codec", "chunk", "base", "api"},
+    "plane": {"plane", "store", "deliver", "inflate", "codec", "chunk", "base", "api"},
     "client": {"client", "chunk", "base", "api"},
 }
 # Headers that the plane may know of the folders that hold back ends; the rest is theirs.
 OPEN_HEADERS = {
     "store": {"store/store.h"},
+    "inflate": {"inflate/inflate.h"},
     "deliver": {"deliver/deliver.h", "deliver/layout.h"},
 }
 FILE_LINES_MAX = 600
