@@ -266,8 +266,8 @@ static void cuda_submit(struct deliver_queue *queue, struct deliver_job *job)
 	}
 	if (!lane->listed) {
 		lane->listed = 1;
-		lane->next = queue->lanes;
-		queue->lanes = lane;
+		lane->next = queue->lanes[DELIVER_LANES_CUDA];
+		queue->lanes[DELIVER_LANES_CUDA] = lane;
 	}
 	deliver_queue_push(&lane->group, job);
 	if (job->joined > 1 && job->joint + 1u < job->joined)
@@ -279,7 +279,7 @@ static void cuda_submit(struct deliver_queue *queue, struct deliver_job *job)
 
 static uint32_t cuda_poll(struct deliver_queue *queue, struct deliver_job **done, uint32_t max)
 {
-	struct cuda_lane **at = (struct cuda_lane **)&queue->lanes;
+	struct cuda_lane **at = (struct cuda_lane **)&queue->lanes[DELIVER_LANES_CUDA];
 
 	while (*at) {
 		struct cuda_lane *lane = *at;

@@ -7,10 +7,11 @@
 
 #include "base/tally.h"
 
-extern const struct deliver_ops deliver_memory, deliver_cma, deliver_cuda_ipc, deliver_cuda_fd;
+extern const struct deliver_ops deliver_memory, deliver_cma, deliver_cuda_ipc, deliver_cuda_fd,
+    deliver_rdma;
 
-static const struct deliver_ops *const ways[] = {&deliver_memory, &deliver_cma, &deliver_cuda_ipc,
-						 &deliver_cuda_fd, NULL};
+static const struct deliver_ops *const ways[] = {&deliver_memory,  &deliver_cma,  &deliver_cuda_ipc,
+						 &deliver_cuda_fd, &deliver_rdma, NULL};
 
 const struct deliver_ops *deliver_way(uint8_t memory)
 {

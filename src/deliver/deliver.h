@@ -28,6 +28,7 @@ struct deliver_host {
 	void *memory;
 	uint64_t bytes;
 	uint32_t workers_count; /* their queues are numbered from 0 */
+	const char *rdma;       /* device[:port[:gid index]]; NULL: the first that is active */
 };
 
 /* Who offers a region. A relay offers for an engine of another machine: it has no pid here, but
@@ -92,11 +93,20 @@ struct deliver_job {
 	struct deliver_job *next;
 };
 
+/* Ways with lanes of their own; a worker's queue serves all of them. */
+enum deliver_lanes {
+	DELIVER_LANES_CUDA,
+	DELIVER_LANES_TCP,
+	DELIVER_LANES_RDMA,
+	DELIVER_LANES_KINDS,
+};
+
 /* Jobs of one worker that are done and not yet polled. Zeroed: empty, of worker 0. */
 struct deliver_queue {
 	struct deliver_job *first, *last;
 	uint32_t worker;
-	void *lanes; /* of an asynchronous way: those with jobs out */
+	/* Of each asynchronous way: its lanes with jobs out. */
+	void *lanes[DELIVER_LANES_KINDS];
 };
 
 struct deliver_ops {

@@ -247,7 +247,7 @@ static void work_finish(struct work *work, const struct region *region)
 		if (n == 0)
 			usleep(10);
 	}
-	assert_null(work->queue.lanes);
+	assert_null(work->queue.lanes[DELIVER_LANES_CUDA]);
 	free(work);
 }
 

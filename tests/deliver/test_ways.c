@@ -16,133 +16,7 @@
 
 #include <cmocka.h>
 
-#include "deliver/deliver.h"
-
-#define BLOCKS       6u
-#define BLOCK_TOKENS 16u
-#define HEADS        3u
-#define DIM          8u
-#define CHANNELS     (HEADS * DIM)
-#define ONE          (BLOCK_TOKENS * CHANNELS * 2u) /* bytes of a tensor in a block */
-#define REGION       (BLOCKS * 2u * ONE)
-
-/* One layer; [block][head][part]; K as [dim][token], V as [token][dim]: runs of 16 bytes for V. */
-static struct ssv_tensor tensors[2];
-
-static struct ssv_layout make_layout(void)
-{
-	const uint32_t half = BLOCK_TOKENS * DIM;
-	struct ssv_layout layout = {
-	    .struct_size = sizeof(layout),
-	    .dtype = SSV_DTYPE_BF16,
-	    .parts_count = 2,
-	    .layers_count = 1,
-	    .layers_total = 1,
-	    .ranks_count = 1,
-	    .block_tokens = BLOCK_TOKENS,
-	    .blocks_count = BLOCKS,
-	    .tensors_count = 2,
-	    .tensors = tensors,
-	};
-
-	for (uint32_t i = 0; i < 2; i++) {
-		struct ssv_part *part = &layout.parts[i];
-
-		part->role = (uint8_t)(SSV_ROLE_K + i);
-		part->heads = HEADS;
-		part->dim = DIM;
-		part->digits_count = 3;
-		part->digits[0] = (struct ssv_digit){
-		    .axis = SSV_AXIS_TOKEN, .extent = BLOCK_TOKENS, .stride = i ? DIM : 1};
-		part->digits[1] = (struct ssv_digit){
-		    .axis = SSV_AXIS_DIM, .extent = DIM, .stride = i ? 1 : BLOCK_TOKENS};
-		part->digits[2] =
-		    (struct ssv_digit){.axis = SSV_AXIS_HEAD, .extent = HEADS, .stride = 2 * half};
-		tensors[i] = (struct ssv_tensor){
-		    .part = (uint16_t)i, .offset = i * half * 2, .block_stride = 2 * ONE};
-	}
-	return layout;
-}
-
-static uint64_t place(uint32_t tensor, uint32_t block, uint32_t token, uint32_t channel)
-{
-	const uint32_t half = BLOCK_TOKENS * DIM, head = channel / DIM, dim = channel % DIM;
-
-	return block * 2 * ONE + tensor * half * 2 +
-	       2ull * (head * 2 * half + (tensor ? token * DIM + dim : dim * BLOCK_TOKENS + token));
-}
-
-static uint16_t bits_of(uint32_t tensor, uint32_t token, uint32_t channel)
-{
-	return (uint16_t)(tensor * 20000 + token * 100 + channel + 1);
-}
-
-/* What a decoder does: each element to its token's address plus its channel's offset. */
-static void write_elements(const struct deliver_job *job, uint32_t tokens_count,
-			   const uint8_t *canonical)
-{
-	const uint32_t element = job->region->layout->element_bytes;
-
-	for (uint32_t i = 0; i < tokens_count * CHANNELS; i++)
-		memcpy(job->token[i / CHANNELS] + job->map->channel[i % CHANNELS],
-		       canonical + (size_t)i * element, element);
-}
-
-/* Run a job on two blocks to its end; returns its status. IN: writes bits_of; OUT: checks it. */
-static int move(const struct region *region, uint32_t tensor, enum deliver_direction direction)
-{
-	static uint8_t stage[2 * ONE];
-	const uint32_t blocks[2] = {4, 1};
-	uint8_t *token[2 * BLOCK_TOKENS];
-	struct deliver_queue queue = {0};
-	struct deliver_job *done[2];
-	uint16_t canonical[2 * BLOCK_TOKENS * CHANNELS];
-	struct deliver_job job = {
-	    .region = region,
-	    .tensor = tensor,
-	    .direction = (uint8_t)direction,
-	    .blocks = blocks,
-	    .blocks_count = 2,
-	    .stage = region->ops->stage_bytes(region, tensor, 2) ? stage : NULL,
-	    .token = token,
-	};
-
-	assert_true(region->ops->stage_bytes(region, tensor, 2) <= sizeof(stage));
-	region->ops->open(&job);
-	for (uint32_t i = 0; i < 2 * BLOCK_TOKENS * CHANNELS; i++)
-		canonical[i] = bits_of(tensor, i / CHANNELS, i % CHANNELS);
-	if (direction == DELIVER_IN)
-		write_elements(&job, 2 * BLOCK_TOKENS, (uint8_t *)canonical);
-	region->ops->submit(&queue, &job);
-	assert_int_equal(region->ops->poll(&queue, done, 2), 1);
-	assert_ptr_equal(done[0], &job);
-	assert_int_equal(region->ops->poll(&queue, done, 2), 0);
-	if (job.status || direction == DELIVER_IN)
-		return job.status;
-	memset(canonical, 0, sizeof(canonical));
-	deliver_gather(&job, 2 * BLOCK_TOKENS, (uint8_t *)canonical);
-	for (uint32_t i = 0; i < 2 * BLOCK_TOKENS * CHANNELS; i++)
-		assert_int_equal(canonical[i], bits_of(tensor, i / CHANNELS, i % CHANNELS));
-	return 0;
-}
-
-static void check_memory(const uint8_t *memory)
-{
-	for (uint32_t block = 0; block < BLOCKS; block++) {
-		for (uint32_t i = 0; i < 2 * BLOCK_TOKENS * CHANNELS; i++) {
-			uint32_t tensor = i / (BLOCK_TOKENS * CHANNELS);
-			uint32_t token = i / CHANNELS % BLOCK_TOKENS, channel = i % CHANNELS;
-			uint16_t bits, expected = 0xabab;
-
-			memcpy(&bits, memory + place(tensor, block, token, channel), 2);
-			if (block == 4)
-				expected = bits_of(tensor, token, channel);
-			if (block == 1)
-				expected = bits_of(tensor, BLOCK_TOKENS + token, channel);
-			assert_int_equal(bits, expected);
-		}
-	}
-}
+#include "blocks.h"
 
 static uint8_t *shared_memory(int *ret_fd, int seals)
 {
@@ -161,7 +35,7 @@ static uint8_t *shared_memory(int *ret_fd, int seals)
 
 static void memfd_is_written_and_read_in_place(void **state)
 {
-	struct ssv_layout layout = make_layout();
+	struct ssv_layout layout = blocks_layout();
 	struct ssv_region offer = {.memory = SSV_MEMORY_MEMFD, .bytes = REGION};
 	char error[SSV_ERROR_TEXT_MAX] = "";
 	struct region *region = NULL;
@@ -177,17 +51,17 @@ static void memfd_is_written_and_read_in_place(void **state)
 	close(fd);
 	for (uint32_t tensor = 0; tensor < 2; tensor++) {
 		assert_int_equal(region->ops->stage_bytes(region, tensor, 2), 0);
-		assert_int_equal(move(region, tensor, DELIVER_IN), 0);
-		assert_int_equal(move(region, tensor, DELIVER_OUT), 0);
+		assert_int_equal(blocks_move(region, tensor, DELIVER_IN), 0);
+		assert_int_equal(blocks_move(region, tensor, DELIVER_OUT), 0);
 	}
-	check_memory(memory);
+	blocks_check(memory);
 	region_detach(region);
 	munmap(memory, REGION);
 }
 
 static void memfd_that_could_shrink_or_is_short_is_refused(void **state)
 {
-	struct ssv_layout layout = make_layout();
+	struct ssv_layout layout = blocks_layout();
 	struct ssv_region offer = {.memory = SSV_MEMORY_MEMFD, .bytes = REGION};
 	char error[SSV_ERROR_TEXT_MAX] = "";
 	struct region *region = NULL;
@@ -258,7 +132,7 @@ int __wrap_fcntl(int fd, int command, ...)
 
 static void memfd_that_shrinks_before_its_seal_is_refused(void **state)
 {
-	struct ssv_layout layout = make_layout();
+	struct ssv_layout layout = blocks_layout();
 	struct ssv_region offer = {.memory = SSV_MEMORY_MEMFD, .bytes = REGION};
 	char error[SSV_ERROR_TEXT_MAX] = "";
 	struct region *region = NULL;
@@ -334,7 +208,7 @@ static void owner_stop(const struct owner *owner)
 
 static void another_process_is_reached_until_it_dies(void **state)
 {
-	struct ssv_layout layout = make_layout();
+	struct ssv_layout layout = blocks_layout();
 	struct ssv_region offer = {.memory = SSV_MEMORY_ADDRESS, .bytes = REGION};
 	static uint8_t seen[REGION];
 	char error[SSV_ERROR_TEXT_MAX] = "";
@@ -354,8 +228,8 @@ static void another_process_is_reached_until_it_dies(void **state)
 	}
 	assert_int_equal(err, 0);
 	for (uint32_t tensor = 0; tensor < 2; tensor++) {
-		assert_int_equal(move(region, tensor, DELIVER_IN), 0);
-		assert_int_equal(move(region, tensor, DELIVER_OUT), 0);
+		assert_int_equal(blocks_move(region, tensor, DELIVER_IN), 0);
+		assert_int_equal(blocks_move(region, tensor, DELIVER_OUT), 0);
 	}
 	assert_int_equal(write(owner.to, "?", 1), 1);
 	while (got < REGION) {
@@ -364,10 +238,10 @@ static void another_process_is_reached_until_it_dies(void **state)
 		assert_true(n > 0);
 		got += (uint64_t)n;
 	}
-	check_memory(seen);
+	blocks_check(seen);
 	owner_stop(&owner);
-	assert_int_equal(move(region, 0, DELIVER_IN), -ESRCH);
-	assert_int_equal(move(region, 1, DELIVER_OUT), -ESRCH);
+	assert_int_equal(blocks_move(region, 0, DELIVER_IN), -ESRCH);
+	assert_int_equal(blocks_move(region, 1, DELIVER_OUT), -ESRCH);
 	region_detach(region);
 	assert_int_not_equal(region_attach(&offer, &layout,
 					   &(struct deliver_owner){.pid = owner.pid}, NULL, &region,
@@ -377,7 +251,7 @@ static void another_process_is_reached_until_it_dies(void **state)
 
 static void unreachable_address_or_process_is_explained(void **state)
 {
-	struct ssv_layout layout = make_layout();
+	struct ssv_layout layout = blocks_layout();
 	struct ssv_region offer = {.memory = SSV_MEMORY_ADDRESS, .bytes = REGION};
 	char error[SSV_ERROR_TEXT_MAX] = "";
 	struct region *region = NULL;
