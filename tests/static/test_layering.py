@@ -19,7 +19,8 @@ ARROWS = {
     "store": {"store", "codec", "chunk", "base", "api"},
     "deliver": {"deliver", "codec", "chunk", "base", "api"},
     "inflate": {"inflate", "codec", "chunk", "base", "api"},
-    "plane": {"plane", "store", "deliver", "inflate", "codec", "chunk", "base", "api"},
+    "profile": {"profile", "codec", "chunk", "base", "api"},
+    "plane": {"plane", "store", "deliver", "inflate", "profile", "codec", "chunk", "base", "api"},
     "client": {"client", "chunk", "base", "api"},
 }
 # Headers that the plane may know of the folders that hold back ends; the rest is theirs.
