@@ -4,8 +4,8 @@
 Every packing met so far places an element at a sum of one stride per index digit. For CPU
 attention the digits are discovered: index numbers, spelled bit by bit, are written through the
 engine's own cache-update operator, and where each lands is read back. The digits are then checked
-against every single index; a packing that is no such sum is refused. For GPU backends the digits
-follow from the tensor's strides. Nothing here trusts a table of layouts.
+against every single index; a packing that is no such sum is refused. On GPUs the operator
+writes in the same way into a cache of the engine's strides. Nothing here trusts a table of layouts.
 """
 
 from __future__ import annotations
@@ -92,6 +92,7 @@ def packing_of(place: Callable[[int, int, int], int], tokens: int, heads: int, d
 # ---- vLLM's CPU attention ------------------------------------------------------------------------
 
 _PROBE_HEADS = 2
+_PROBE_ELEMENTS_MAX = 1 << 26
 
 
 def probe_cpu_attention(
@@ -133,15 +134,7 @@ def _packing_from_numbers(blocks: list[list[int]], block_tokens: int, dim: int) 
     """blocks[b][element] is 0 or 1 + the index written there."""
     if any(blocks[0]):
         raise LayoutError("the operator wrote outside its block")
-    where: dict[int, int] = {}
-    for place, number in enumerate(blocks[1]):
-        if number and where.setdefault(number - 1, place) != place:
-            raise LayoutError(f"index {number - 1} was written twice")
-    if len(where) != block_tokens * _PROBE_HEADS * dim:
-        raise LayoutError(f"{len(where)} of {block_tokens * _PROBE_HEADS * dim} indices were found")
-    return packing_of(
-        lambda t, h, d: where[(t * _PROBE_HEADS + h) * dim + d], block_tokens, _PROBE_HEADS, dim
-    )
+    return _packing_of_places(blocks[1], block_tokens, _PROBE_HEADS, dim)
 
 
 # ---- strided tensors -----------------------------------------------------------------------------
@@ -159,6 +152,60 @@ def strided_packings(
         return Packing(origin, tokens, dims, head_stride)
 
     return one(0, dim_k), one(dim_k, dim_v)
+
+
+def _integers(size: int) -> Any:
+    """The integer type of that many bytes: not every type can be compared on every device."""
+    import torch
+
+    return {1: torch.int8, 2: torch.int16, 4: torch.int32}[size]
+
+
+def probe_cache_update(
+    update: Callable[[Any, Any, Any, Any], None], like: Any, dtype: Any, dim_k: int
+) -> tuple[Packing, Packing]:
+    """Packings of K and V of one block of a strided cache, found by writing through the engine's
+    own operator: update(key, value, cache, slots). like: the engine's cache, [block][head][token]
+    [content], whose strides, type and device the probe's cache has; dtype: of keys and values."""
+    import torch
+
+    _, heads, tokens, content = like.shape
+    dims = (dim_k, content - dim_k)
+    inner = zip(like.shape[1:], like.stride()[1:], strict=True)
+    size = like.stride(0) + sum((n - 1) * stride for n, stride in inner) + 1
+    if size > _PROBE_ELEMENTS_MAX:
+        raise LayoutError(f"a block is spread over {size} elements")
+    raw = torch.zeros(size, dtype=like.dtype, device=like.device)
+    cache = raw.as_strided((2, *like.shape[1:]), like.stride())
+    slots = torch.arange(tokens, device=like.device) + tokens  # block 1: block 0 must stay
+    found = []
+    for part, dim in enumerate(dims):
+        count = tokens * heads * dim
+        numbers = torch.arange(count, device=like.device) + 1
+        seen = torch.zeros(raw.numel(), dtype=torch.long, device=like.device)
+        for bit in range(count.bit_length()):
+            raw.zero_()
+            pair = [
+                torch.zeros(tokens, heads, one, dtype=dtype, device=like.device) for one in dims
+            ]
+            pair[part] = ((numbers >> bit) & 1).view(tokens, heads, dim).to(dtype)
+            update(pair[0], pair[1], cache, slots)
+            seen += (raw.view(_integers(raw.element_size())) != 0).long() << bit
+        if bool(seen[: like.stride(0)].any()):
+            raise LayoutError("the operator wrote outside its block")
+        found.append(_packing_of_places(seen[like.stride(0) :].tolist(), tokens, heads, dim))
+    return found[0], found[1]
+
+
+def _packing_of_places(block: list[int], tokens: int, heads: int, dim: int) -> Packing:
+    """block[element] is 0 or 1 + the index written there."""
+    where: dict[int, int] = {}
+    for place, number in enumerate(block):
+        if number and where.setdefault(number - 1, place) != place:
+            raise LayoutError(f"index {number - 1} was written twice")
+    if len(where) != tokens * heads * dim:
+        raise LayoutError(f"{len(where)} of {tokens * heads * dim} indices were found")
+    return packing_of(lambda t, h, d: where[(t * heads + h) * dim + d], tokens, heads, dim)
 
 
 def split_blocks(packing: Packing, pieces: int, piece_stride: int) -> Packing:

@@ -30,6 +30,7 @@ class Options:
     namespace: str = ""
     admission: str = "auto"
     deadline_ms: int = 2000  # longest time a request waits for its KV
+    gpu_staging_mib: int = 256  # GPU memory taken where the engine's KV layout has short runs
 
 
 def parse_options(extra: Mapping[str, Any]) -> Options:
@@ -74,10 +75,17 @@ def _deadline(name: str, value: Any) -> int:
     return value
 
 
+def _mib(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 65536:
+        raise OptionError(f"{name}: {value!r} is no whole number from 1 to 65536")
+    return value
+
+
 _PARSERS: dict[str, Any] = {
     "tier": _enum(Tier),
     "min_tier": _enum(Tier),
     "codec": _enum(Codec),
     "admission": _admission,
     "deadline_ms": _deadline,
+    "gpu_staging_mib": _mib,
 }

@@ -16,6 +16,19 @@ STANDIN = BUILD / "tests" / "deliver"
 HERE = Path(__file__).resolve().parent
 
 
+def run(program: str, *arguments: object) -> None:
+    """An engine in a process of its own."""
+    engine = subprocess.run(
+        [sys.executable, HERE / program, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+        env=dict(os.environ),
+    )
+    assert engine.stdout.splitlines()[-1:] == ["ok"], engine.stdout + engine.stderr
+
+
 @pytest.mark.skipif(SANITIZED, reason="Python has no sanitizer: the stand-in cannot be loaded")
 def test_chunks_go_from_gpu_to_gpu(
     start: Callable[..., Daemon], monkeypatch: pytest.MonkeyPatch
@@ -24,16 +37,19 @@ def test_chunks_go_from_gpu_to_gpu(
     monkeypatch.setenv("PYTHONPATH", str(HERE.parents[1] / "python"))
     daemon = start()
     for _ in range(2):  # the GPU is given up with its last region, and opened again
-        engine = subprocess.run(
-            [sys.executable, HERE / "gpu_engine.py", daemon.socket],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-            env=dict(os.environ),
-        )
-        assert engine.stdout == "ok\n", engine.stderr
+        run("gpu_engine.py", daemon.socket)
     assert daemon.stop() == 0
+
+
+@pytest.mark.skipif(SANITIZED, reason="Python has no sanitizer: the stand-in cannot be loaded")
+@pytest.mark.parametrize("case", ["direct", "staged", "packing"])
+def test_the_worker_of_an_engine_on_a_gpu(
+    start: Callable[..., Daemon], monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    pytest.importorskip("vllm")
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(STANDIN))
+    monkeypatch.setenv("PYTHONPATH", str(HERE.parents[1] / "python"))
+    run("gpu_worker.py", start().socket, case)
 
 
 def test_gpu_memory_is_refused_where_there_is_no_driver(start: Callable[..., Daemon]) -> None:

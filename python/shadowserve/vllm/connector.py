@@ -30,6 +30,7 @@ from shadowserve.daemon import find_or_start
 from shadowserve.layout import LayoutError
 from shadowserve.options import parse_options
 from shadowserve.vllm.messages import Orders, Reports
+from shadowserve.vllm.regions import CacheUpdate
 from shadowserve.vllm.scheduler import Scheduler
 from shadowserve.vllm.stats import ShadowServePromMetrics, ShadowServeStats
 from shadowserve.vllm.support import NotServed, served
@@ -69,19 +70,25 @@ class ShadowServeConnector(KVConnectorBase_V1, SupportsHMA):
 
     @classmethod
     def get_required_kvcache_layout(cls, vllm_config: Any) -> str | None:
-        # On GPUs, every block one run over all layers. CPU attention has a layout of its own.
+        # On GPUs, every block one run over all layers, so that copy engines can bring it. A backend
+        # that cannot do so keeps its own, and KV goes through staging. CPU attention has a layout
+        # of its own.
         return None if current_platform.is_cpu() else "BLNHC"
 
     # ---- workers ---------------------------------------------------------------------------------
 
     def get_mem_pool_context(self) -> AbstractContextManager[Any] | None:
-        return self._worker.allocation() if self._worker else None
+        # On GPUs it would take the place of the pool of vLLM's sleep mode.
+        return self._worker.allocation() if self._worker and current_platform.is_cpu() else None
 
     def register_kv_caches(self, kv_caches: dict[str, Any]) -> None:
         if self._worker is None:
             return
         try:
-            self._worker.register(kv_caches, _attention_isa(self._vllm_config, kv_caches))
+            if current_platform.is_cpu():
+                self._worker.register(kv_caches, isa=_attention_isa(self._vllm_config, kv_caches))
+            else:
+                self._worker.register(kv_caches, update=_cache_update(self._vllm_config, kv_caches))
         except (NotServed, LayoutError) as reason:
             logger.warning("ShadowServe: %s; the engine runs on without cache.", reason)
             self._worker.disable()
@@ -202,8 +209,11 @@ class ShadowServeConnector(KVConnectorBase_V1, SupportsHMA):
 
 
 def _check_platform() -> None:
-    if not current_platform.is_cpu():
-        raise NotServed("KV memory of GPUs is not served by this version of the connector")
+    if not (current_platform.is_cpu() or current_platform.is_cuda()):
+        raise NotServed(
+            f"KV memory of the platform {current_platform.device_type!r} is not served: "
+            f"CPUs and NVIDIA GPUs are"
+        )
 
 
 def _tensor_parallel_rank() -> int:
@@ -214,10 +224,25 @@ def _tensor_parallel_rank() -> int:
 
 def _attention_isa(vllm_config: Any, kv_caches: dict[str, Any]) -> str:
     """The instruction set that CPU attention packs blocks for; the layers know it."""
-    if not current_platform.is_cpu():
-        return ""
     layers = vllm_config.compilation_config.static_forward_context
     found = {getattr(layers.get(name), "isa", "") for name in kv_caches}
     if len(found) != 1 or not (isa := str(found.pop())):
         raise NotServed("CPU attention layers that pack blocks in different ways are not served")
     return isa
+
+
+def _cache_update(vllm_config: Any, kv_caches: dict[str, Any]) -> CacheUpdate | None:
+    """The operator by which attention layers of a GPU write their cache; None: they have none."""
+    layers = vllm_config.compilation_config.static_forward_context
+    kinds = {type(getattr(layers.get(name), "impl", None)) for name in kv_caches}
+    if len(kinds) != 1:
+        raise NotServed("attention layers of different backends are not served")
+    layer = layers[next(iter(kv_caches))]
+    write = getattr(layer.impl, "do_kv_cache_update", None)
+    if write is None:
+        return None
+
+    def update(key: Any, value: Any, cache: Any, slots: Any) -> None:
+        write(layer, key, value, cache, slots)
+
+    return update

@@ -29,6 +29,7 @@ COUNTERS = {
     "loaded_tokens": "Tokens loaded, by rank",
     "wire_bytes": "Compressed bytes received from the store",
     "kv_bytes": "Bytes of KV written into the engine's memory",
+    "staged_bytes": "Bytes of KV that a kernel moved between staging memory and blocks of the GPU",
     "stores": "Chunks captured for the store, by rank",
     "stores_dropped": "Chunks not stored, because of overload or a lost block",
 }

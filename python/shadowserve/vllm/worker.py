@@ -10,6 +10,7 @@ stopped may still write. A request's name is reported to vLLM exactly once a loa
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import time
 from collections.abc import Callable, Mapping
@@ -17,13 +18,16 @@ from dataclasses import dataclass, field
 from logging import Logger
 from typing import Any
 
-from shadowserve import binding, layout, memory
+from shadowserve import binding, gpu, memory
 from shadowserve.binding import Error, Memory, Op, Session, Tier
 from shadowserve.link import Link
 from shadowserve.options import Options
+from shadowserve.ordering import Ordered
+from shadowserve.staging import Staging
 from shadowserve.vllm.messages import Load, Orders, Reports, Store
+from shadowserve.vllm.regions import CacheUpdate, KvMemory, Registration
 from shadowserve.vllm.stats import ShadowServeStats
-from shadowserve.vllm.support import NotServed, Served
+from shadowserve.vllm.support import Served
 
 GRACE_S = 1.0  # after a deadline, before the daemon counts as silent
 IDLE_POLL_MS = 1
@@ -48,15 +52,6 @@ class Results:
     failed: set[str] = field(default_factory=set)
 
 
-@dataclass
-class _Registration:
-    kind: Memory
-    layout: binding.Layout
-    bytes: int
-    fd: int
-    address: int
-
-
 class Worker:
     def __init__(
         self,
@@ -65,7 +60,9 @@ class Worker:
         rank: int,
         socket: Callable[[], str],
         logger: Logger,
+        streams: Any = None,
     ) -> None:
+        """streams: in place of those of the GPU that the KV memory is on, see gpu.Streams."""
         self._served = served
         self._options = options
         self._rank = rank
@@ -73,7 +70,10 @@ class Worker:
         self._logger = logger
         self._link = Link(self._open_session, f"worker {rank}", logger)
         self._allocation: memory.SharedAllocation | None = None
-        self._registration: _Registration | None = None
+        self._way: Link | Ordered | Staging = self._link
+        self._memory: KvMemory | None = None
+        self._streams = streams
+        self._registration: Registration | None = None
         self._region = 0
         self._numbers = itertools.count(1)
         self._flights: dict[int, _Flight] = {}
@@ -86,71 +86,27 @@ class Worker:
     # ---- memory ----------------------------------------------------------------------------------
 
     def allocation(self) -> memory.SharedAllocation:
-        """The context in which vLLM allocates KV memory, so that it is shared from its birth."""
+        """The context in which vLLM allocates KV memory on CPUs, so that it is shared from its
+        birth."""
         self._allocation = memory.SharedAllocation()
         return self._allocation
 
-    def register(self, kv_caches: Mapping[str, Any], isa: str) -> None:
-        """Describe the KV memory and offer it to the daemon."""
+    def register(
+        self, kv_caches: Mapping[str, Any], isa: str = "", update: CacheUpdate | None = None
+    ) -> None:
+        """Describe the KV memory and offer it to the daemon. isa: of CPU attention; update: the
+        operator by which a GPU backend writes its cache."""
         tensors = [kv_caches[name] for name in self._served.layer_names]
-        self._registration = self._describe(tensors, isa)
+        self._memory = KvMemory(self._served, self._rank, tensors)
+        self._registration = self._memory.registration(isa, update, self._allocation)
+        if self._memory.on_gpu:
+            self._streams = self._streams or gpu.Streams(tensors[0].device)
+            self._way = Ordered(self._link, self._streams.mark)
         self._link.connect()
 
     def disable(self) -> None:
         """Refuse every order from now on; each is still reported."""
         self._link.close()
-
-    def _describe(self, tensors: list[Any], isa: str) -> _Registration:
-        shape = self._served.shapes[self._rank]
-        storage = tensors[0].untyped_storage()
-        if any(one.untyped_storage().data_ptr() != storage.data_ptr() for one in tensors):
-            raise NotServed("KV memory in more than one allocation is not served")
-        first = tensors[0]
-        if any((one.shape, one.stride()) != (first.shape, first.stride()) for one in tensors):
-            raise NotServed("KV tensors of different shapes are not served")
-        kernel_blocks, heads, kernel_tokens, content = first.shape
-        pieces = self._served.block_tokens // kernel_tokens
-        if heads != shape.heads or content != shape.dim_k + shape.dim_v or not pieces:
-            raise NotServed(f"KV tensors of shape {tuple(first.shape)} are not served")
-        packings = self._probe(first, isa, kernel_tokens)
-        size = first.element_size()
-        split = [layout.split_blocks(one, pieces, first.stride(0)) for one in packings]
-        made = layout.region_layout(
-            shape,
-            (split[0], split[1]),
-            [
-                layout.LayerPlace(
-                    one.data_ptr() - storage.data_ptr(), first.stride(0) * size * pieces
-                )
-                for one in tensors
-            ],
-            size,
-            self._served.block_tokens,
-            kernel_blocks // pieces,
-            self._served.identity.fingerprint,
-        )
-        shared = self._allocation
-        if shared is not None and shared.fd >= 0 and shared.address == storage.data_ptr():
-            return _Registration(Memory.MEMFD, made, shared.bytes, shared.fd, 0)
-        return _Registration(Memory.ADDRESS, made, storage.nbytes(), -1, storage.data_ptr())
-
-    def _probe(self, tensor: Any, isa: str, tokens: int) -> tuple[layout.Packing, layout.Packing]:
-        shape = self._served.shapes[self._rank]
-        if tensor.device.type != "cpu":
-            return layout.strided_packings(
-                tokens, shape.dim_k, shape.dim_v, tensor.stride(2), tensor.stride(1)
-            )
-        if shape.dim_k != shape.dim_v:
-            raise NotServed("K and V of different head sizes are not served on CPUs")
-        import torch
-
-        compute = {
-            binding.Dtype.FP16: torch.float16,
-            binding.Dtype.FP32: torch.float32,
-        }.get(shape.dtype, torch.bfloat16)
-        return layout.probe_cpu_attention(
-            isa, compute, tokens, shape.dim_k, self._served.kv_cache_dtype
-        )
 
     def _open_session(self) -> Session:
         """Connect and register; on the thread of Link, which hands the session over when done."""
@@ -166,17 +122,42 @@ class Worker:
         try:
             if registration.kind == Memory.ADDRESS:
                 memory.allow_attach(memory.pid_of_pidfd(session.daemon_pidfd))
-            self._region = session.region_register(
-                registration.kind,
-                registration.layout,
-                registration.bytes,
-                registration.fd,
-                registration.address,
-            )
+            self._region = self._offer(session, registration)
         except Exception:
             session.close()
             raise
         return session
+
+    def _offer(self, session: Session, registration: Registration) -> int:
+        """Register; where the daemon refuses GPU memory for its short runs, staging instead."""
+        try:
+            return _register(session, registration)
+        except Error as refusal:
+            if registration.kind != Memory.GPU_IPC or refusal.errno != errno.ENOTSUP:
+                raise
+            if isinstance(self._way, Staging):
+                raise
+            reason = refusal
+        assert self._memory is not None
+        staged, copies, chunks = self._memory.staged(
+            self._options.gpu_staging_mib << 20, self._streams
+        )
+        region = _register(session, staged)
+        self._registration = staged
+        block_bytes = staged.bytes // staged.layout.blocks_count
+        self._way = Staging(
+            self._link,
+            copies,
+            chunks,
+            self._served.block_tokens,
+            lambda blocks: self.stats.count("staged_bytes", blocks * block_bytes),
+        )
+        self._logger.info(
+            "ShadowServe: KV goes through %d MiB of staging on the GPU: %s",
+            staged.bytes >> 20,
+            reason,
+        )
+        return region
 
     # ---- a step begins ---------------------------------------------------------------------------
 
@@ -189,7 +170,7 @@ class Worker:
             return
         taken = 0
         while taken < len(requests):
-            accepted = self._link.submit(requests[taken:])
+            accepted = self._way.submit(requests[taken:])
             if not accepted:
                 break
             taken += accepted
@@ -245,10 +226,10 @@ class Worker:
         return results
 
     def _cancel(self, target: int) -> None:
-        self._link.submit([binding.Request(Op.CANCEL, next(self._numbers), target=target)])
+        self._way.submit([binding.Request(Op.CANCEL, next(self._numbers), target=target)])
 
     def _poll(self, timeout_ms: int) -> None:
-        for done in self._link.poll(timeout_ms):
+        for done in self._way.poll(timeout_ms):
             flight = self._flights.pop(done.user_data, None)
             if flight is None:
                 continue  # a CANCEL
@@ -310,6 +291,8 @@ class Worker:
         session = self._link.session
         if session is not None:
             with contextlib.suppress(Error):
+                if not isinstance(self._way, Link):
+                    self._way.settle(deadline)
                 self._flush(session, deadline)
                 left_ms = max(1, int((deadline - time.monotonic()) * 1000))
                 session.region_unregister(self._region, left_ms)
@@ -326,3 +309,14 @@ class Worker:
         while time.monotonic() < deadline:
             if any(done.user_data == number for done in session.poll(50)):
                 return
+
+
+def _register(session: Session, registration: Registration) -> int:
+    return session.region_register(
+        registration.kind,
+        registration.layout,
+        registration.bytes,
+        registration.fd,
+        registration.address,
+        registration.gpu,
+    )
