@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Puts the built programs into the Python package (everything else is in pyproject.toml).
 
-libshadowserve.so, libshadowserve-codec.so, shadowserved and shadowserve come from a Meson build: the one that
-$SHADOWSERVE_BUILD names, else build/package, which is made when it is missing. They land in
-shadowserve/native, where the package looks for them first.
+libshadowserve.so, libshadowserve-codec.so, shadowserved and shadowserve come from a Meson build:
+the one that $SHADOWSERVE_BUILD names, else build/package, which is made when it is missing. They
+land in shadowserve/native, where the package looks for them first.
 """
 
 import os

@@ -24,6 +24,7 @@ struct config {
 	char socket[CONFIG_TEXT_MAX];
 	char store[CONFIG_TEXT_MAX];
 	char log_file[CONFIG_TEXT_MAX]; /* "": stderr */
+	char profiles[CONFIG_TEXT_MAX]; /* folder; "": none; "store" */
 	uint64_t arena;
 	uint32_t workers;
 	uint32_t cores[CONFIG_CORES_MAX];

@@ -41,7 +41,10 @@ const struct key_row config_keys[] = {
     {"lookup_deadline_ms", KEY_COUNT, AT(lookup_deadline_ms), "1000", 1, 600000, "for a lookup"},
     {"drain_timeout_ms", KEY_COUNT, AT(drain_timeout_ms), "5000", 0, 600000,
      "after SIGTERM, for captured chunks to be put"},
-    {"tier", KEY_TIER, AT(tier), "lossless", 0, 0, "of chunks stored by requests that name none"},
+    {"tier", KEY_AUTO_TIER, AT(tier), "auto", 0, 0,
+     "of chunks stored by requests that name none; auto: standard with a profile, else lossless"},
+    {"profiles", KEY_PATH, AT(profiles), "", 0, 0,
+     "folder of models' profiles (*.json), read at start; store: the store has them"},
     {"codec", KEY_CODEC, AT(codec), "r16", 0, 0, "lossless back end, likewise"},
     {"min_tier", KEY_ANY_TIER, AT(min_tier), "any", 0, 0,
      "coarsest tier read; coarser chunks are misses"},
@@ -237,6 +240,12 @@ static void cores_usable_text(char *text, size_t text_bytes)
 	}
 }
 
+/* What stands for no tier. */
+static const char *tier_word(const struct key_row *row)
+{
+	return row->kind == KEY_ANY_TIER ? "any" : "auto";
+}
+
 void key_allowed(const struct key_row *row, char *text, size_t text_bytes)
 {
 	char usable[128];
@@ -267,10 +276,10 @@ void key_allowed(const struct key_row *row, char *text, size_t text_bytes)
 	case KEY_LEVEL:
 		snprintf(text, text_bytes, "error, warn, info or debug");
 		break;
-	case KEY_TIER:
+	case KEY_AUTO_TIER:
 	case KEY_ANY_TIER:
-		snprintf(text, text_bytes, "%slossless, high, standard, compact or tiny",
-			 row->kind == KEY_ANY_TIER ? "any, " : "");
+		snprintf(text, text_bytes, "%s, lossless, high, standard, compact or tiny",
+			 tier_word(row));
 		break;
 	case KEY_CODEC:
 		snprintf(text, text_bytes, "stored, deflate, r16 or zstd");
@@ -294,10 +303,10 @@ static int yes_no_parse(const char *text, uint32_t *ret_value)
 	return -EINVAL;
 }
 
-static int tier_read(const char *text, int any, uint32_t *ret_value)
+static int tier_read(const char *text, const char *word, uint32_t *ret_value)
 {
-	*ret_value = any && strcmp(text, "any") == 0 ? 0 : tier_parse(text);
-	return *ret_value || (any && strcmp(text, "any") == 0) ? 0 : -EINVAL;
+	*ret_value = tier_parse(text);
+	return *ret_value || strcmp(text, word) == 0 ? 0 : -EINVAL;
 }
 
 static const char *const overlap_names[] = {
@@ -377,9 +386,9 @@ static int value_read(const struct key_row *row, const char *text, struct config
 		return yes_no_parse(text, field);
 	case KEY_LEVEL:
 		return log_level_parse(text, field);
-	case KEY_TIER:
+	case KEY_AUTO_TIER:
 	case KEY_ANY_TIER:
-		return tier_read(text, row->kind == KEY_ANY_TIER, field);
+		return tier_read(text, tier_word(row), field);
 	case KEY_CODEC:
 		*(uint32_t *)field = codec_parse(text);
 		return *(uint32_t *)field ? 0 : -EINVAL;
@@ -459,9 +468,10 @@ void key_format(const struct key_row *row, const struct config *config, char *te
 	case KEY_LEVEL:
 		snprintf(text, text_bytes, "%s", log_level_name((enum log_level)number));
 		break;
-	case KEY_TIER:
+	case KEY_AUTO_TIER:
 	case KEY_ANY_TIER:
-		snprintf(text, text_bytes, "%s", number ? tier_name((uint8_t)number) : "any");
+		snprintf(text, text_bytes, "%s",
+			 number ? tier_name((uint8_t)number) : tier_word(row));
 		break;
 	case KEY_CODEC:
 		snprintf(text, text_bytes, "%s", codec_name((uint8_t)number));

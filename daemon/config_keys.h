@@ -16,7 +16,7 @@ enum key_kind {
 	KEY_CORES = 6,     /* "1" or "2-5,8", or none */
 	KEY_YES_NO = 7,    /* yes or no */
 	KEY_LEVEL = 8,     /* of the log */
-	KEY_TIER = 9,      /* of STORE */
+	KEY_AUTO_TIER = 9, /* of STORE, or auto */
 	KEY_ANY_TIER = 10, /* coarsest of FETCH, or any */
 	KEY_CODEC = 11,
 	KEY_STORE = 12, /* a store's URI */

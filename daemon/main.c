@@ -21,6 +21,7 @@
 #include "detach.h"
 #include "listener.h"
 #include "plane/plane.h"
+#include "profiles.h"
 #include "server.h"
 #include "shadowserve.h"
 #include "worker_thread.h"
@@ -119,7 +120,8 @@ static allocations_fn *allocations_counter(void)
 	return counter;
 }
 
-static int plane_open(const struct config *config, struct plane **ret_plane, char *error)
+static int plane_open(const struct config *config, const struct profile_set *profiles,
+		      struct plane **ret_plane, char *error)
 {
 	struct plane_config plane = {
 	    .store_uri = config->store,
@@ -138,6 +140,7 @@ static int plane_open(const struct config *config, struct plane **ret_plane, cha
 	    .tier = (uint8_t)config->tier,
 	    .codec = (uint8_t)config->codec,
 	    .min_tier = (uint8_t)config->min_tier,
+	    .profiles = profiles,
 	    .verbatim_tokens = (uint8_t)config->verbatim_tokens,
 	    .huge_pages = (uint8_t)config->huge_pages,
 	    .pin_memory = (uint8_t)config->pin_memory,
@@ -212,7 +215,8 @@ static int serve(const struct config *config, struct listener *listener, struct 
 
 static int run(const struct config *config, struct listener *listener)
 {
-	char error[TEXT_BYTES] = "";
+	struct profile_set profiles = {.count = 0};
+	char error[CONFIG_ERROR_MAX] = "";
 	struct plane *plane;
 	int status, err;
 
@@ -222,11 +226,17 @@ static int run(const struct config *config, struct listener *listener)
 			 strerror(-err));
 		return failed(config, EXIT_CANNOT_RUN, error);
 	}
-	err = plane_open(config, &plane, error);
+	err = profiles_load(config, &profiles, error);
 	if (err)
 		return failed(config, EXIT_CANNOT_RUN, error);
+	err = plane_open(config, &profiles, &plane, error);
+	if (err) {
+		profile_set_clear(&profiles);
+		return failed(config, EXIT_CANNOT_RUN, error);
+	}
 	status = serve(config, listener, plane, error);
 	plane_destroy(plane);
+	profile_set_clear(&profiles);
 	return status;
 }
 
@@ -274,20 +284,19 @@ static int start(struct config *config, int detached)
 }
 
 /* A relative path means the starter's folder, which a detached daemon leaves. */
-static int socket_make_absolute(struct config *config, char *error)
+static int make_absolute(const char *key, char name[CONFIG_TEXT_MAX], char *error)
 {
 	char folder[PATH_MAX], path[CONFIG_TEXT_MAX + PATH_MAX];
 
-	if (config->socket[0] == '/')
+	if (name[0] == '/')
 		return 0;
 	if (!getcwd(folder, sizeof(folder)) ||
-	    (size_t)snprintf(path, sizeof(path), "%s/%s", folder, config->socket) >=
-		sizeof(config->socket)) {
-		snprintf(error, CONFIG_ERROR_MAX, "socket: \"%.200s\": cannot be made absolute",
-			 config->socket);
+	    (size_t)snprintf(path, sizeof(path), "%s/%s", folder, name) >= CONFIG_TEXT_MAX) {
+		snprintf(error, CONFIG_ERROR_MAX, "%s: \"%.200s\": cannot be made absolute", key,
+			 name);
 		return -EINVAL;
 	}
-	strcpy(config->socket, path);
+	strcpy(name, path);
 	return 0;
 }
 
@@ -309,7 +318,9 @@ int main(int argc, char **argv)
 	if (!err && arguments.print_config)
 		return config_print(&config, stdout) ? EXIT_CANNOT_RUN : 0;
 	if (!err)
-		err = socket_make_absolute(&config, error);
+		err = make_absolute("socket", config.socket, error);
+	if (!err && config.profiles[0])
+		err = make_absolute("profiles", config.profiles, error);
 	if (!err)
 		err = kernels_check(error, sizeof(error));
 	if (err) {

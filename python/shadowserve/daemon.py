@@ -49,7 +49,7 @@ def find_or_start(options: Options) -> str:
     named = options.socket or os.environ.get("SHADOWSERVE_SOCKET", "")
     if named:
         return named
-    socket = _private_socket(options.store)
+    socket = _private_socket(options.store, options.profiles)
     if answers(socket):
         return socket
     with _locked(socket + ".lock"):
@@ -80,6 +80,13 @@ def default_store() -> str:
     return f"file:{folder}/chunks?bytes={limit}"
 
 
+def default_profiles() -> str:
+    """The user's folder of profiles, if there is one."""
+    root = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+    folder = Path(root) / "shadowserve" / "profiles"
+    return str(folder) if folder.is_dir() else ""
+
+
 def find_daemon(named: str = "") -> str:
     """The path of shadowserved: the named one, this package's, or that of $PATH."""
     if named:
@@ -98,13 +105,14 @@ def find_daemon(named: str = "") -> str:
     return found
 
 
-def _private_socket(store: str) -> str:
-    """The user's default socket; daemons of other stores have a socket each."""
+def _private_socket(store: str, profiles: str = "") -> str:
+    """The user's default socket; daemons of other stores or profiles have a socket each."""
     socket = default_socket()
-    if not store:
+    if not store and not profiles:
         return socket
+    name = store + ("\0" + profiles if profiles else "")
     stem = socket[: -len(".sock")] if socket.endswith(".sock") else socket
-    return f"{stem}-{hashlib.sha256(store.encode()).hexdigest()[:12]}.sock"
+    return f"{stem}-{hashlib.sha256(name.encode()).hexdigest()[:12]}.sock"
 
 
 @contextmanager
@@ -132,6 +140,10 @@ def _start(options: Options, socket: str) -> None:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     log = folder / "shadowserved.log"
     arguments = ["--socket", socket, "--store", options.store or default_store()]
+    profiles = options.profiles or default_profiles()
+    if profiles:
+        known = profiles == "store"
+        arguments += ["--profiles", profiles if known else str(Path(profiles).absolute())]
     arguments += ["--detach", "--idle-exit-s", str(IDLE_EXIT_S), "--log-file", str(log)]
     environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
     command = [sys.executable, "-I", "-S", "-c", _UNPINNED, program, *arguments]

@@ -23,6 +23,9 @@ class Options:
 
     socket: str = ""  # a running daemon; "" means $SHADOWSERVE_SOCKET, else start one
     store: str = ""  # store URI of a daemon that is started; "" means a folder of the user's cache
+    profiles: str = (
+        ""  # a started daemon's folder of profiles; "" means the user's
+    )
     daemon: str = ""  # path of shadowserved; "" means the one of this package, else of $PATH
     tier: Tier = Tier.DEFAULT  # of what is stored
     codec: Codec = Codec.DEFAULT
@@ -31,6 +34,14 @@ class Options:
     admission: str = "auto"
     deadline_ms: int = 2000  # longest time a request waits for its KV
     gpu_staging_mib: int = 256  # GPU memory taken where the engine's KV layout has short runs
+
+    @property
+    def stored_tier(self) -> Tier:
+        """What to ask for when storing: never coarser than what this engine reads again. A daemon's
+        own choice may be standard."""
+        if self.tier == Tier.DEFAULT and self.min_tier in (Tier.LOSSLESS, Tier.HIGH):
+            return Tier.LOSSLESS
+        return self.tier
 
 
 def parse_options(extra: Mapping[str, Any]) -> Options:

@@ -156,7 +156,7 @@ static void job_init(struct plane *plane, struct job *job, const struct ssv_requ
 {
 	job->state = JOB_RUN;
 	job->op = request->op;
-	job->tier = request->tier ? request->tier : plane->config.tier;
+	job->tier = request->tier;
 	job->codec = request->codec ? request->codec : plane->config.codec;
 	job->min_tier = coarsest_tier(request->min_tier, plane->config.min_tier);
 	job->stopped = 0;
@@ -205,6 +205,9 @@ int plane_submit(struct plane *plane, uint64_t number, const struct ssv_request 
 				    request->keys_count, request->blocks_count);
 	list_remove(&job->active);
 	job_init(plane, job, request, now_ns);
+	if (request->op == SSV_OP_STORE)
+		job->tier = quality_tier(
+		    plane, &region_find(plane, number, request->region)->quality, request->tier);
 	job->session = (uint32_t)(session - plane->sessions);
 	list_push_back(&plane->active_jobs, &job->active);
 	list_push_back(&session->jobs, &job->of_session);

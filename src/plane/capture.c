@@ -80,6 +80,7 @@ void capture_begin(struct worker *worker, uint32_t task_index, uint64_t now_ns)
 	capture->cancelled = capture->jobs_out = 0;
 	capture->tier = task->tier;
 	capture->codec = task->codec;
+	capture->profile = task->profile;
 	capture->tensor = 0;
 	capture->kv_offset = 0;
 	capture->number = worker->captures_number++;
@@ -304,6 +305,7 @@ static int encode_begin(struct worker *worker)
 	const struct encode_options options = {
 	    .tier = capture->tier,
 	    .codec = capture->codec,
+	    .profile = capture->profile,
 	    .verbatim_tokens =
 		capture->identity.first_token ? 0 : worker->plane->config.verbatim_tokens,
 	};
@@ -331,6 +333,7 @@ static void encode_end(struct worker *worker, struct capture *capture, uint64_t 
 		return;
 	}
 	worker->encoding = NO_INDEX;
+	counter_add(&worker->counters[COUNTER_FINER_TENSORS], worker->encoder.finer_tensors);
 	slots_release(&worker->capture, &capture->kv);
 	slots_shrink(&worker->put, &capture->wire, bytes + CONTAINER_SLACK_BYTES);
 	capture->state = CAPTURE_PUT;

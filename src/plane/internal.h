@@ -56,7 +56,8 @@ struct task {
 	uint32_t generation; /* of this slot; odd while it is in use */
 	uint32_t region_index, region_generation;
 	const struct region *region;
-	const struct ssv_key *keys; /* one, or LOOKUP: keys_count */
+	const struct encode_profile *profile; /* STORE: of the region's model, or NULL */
+	const struct ssv_key *keys;           /* one, or LOOKUP: keys_count */
 	uint32_t keys_count;
 	const uint32_t *blocks; /* of this chunk */
 	uint32_t blocks_count;
@@ -133,6 +134,7 @@ static inline uint32_t message_generation(uint64_t message)
 	X(PUT_ERRORS, "put_errors")                 \
 	X(PUT_WIRE_BYTES, "put_wire_bytes")         \
 	X(PUT_KV_BYTES, "put_kv_bytes")             \
+	X(FINER_TENSORS, "finer_tensors")           \
 	X(STEPS, "steps")                           \
 	X(IDLE_STEPS, "idle_steps")                 \
 	X(SPINS_PAID, "spins_paid")                 \
@@ -269,6 +271,7 @@ struct capture {
 	struct worker_op op;
 	struct chunk_identity identity;
 	struct chunk_shape shape;
+	const struct encode_profile *profile; /* NULL: uniform steps */
 	struct deliver_job jobs[JOBS_MAX];
 	uint8_t **tokens; /* [JOBS_MAX][SSV_CHUNK_TOKENS] */
 };
@@ -389,9 +392,17 @@ struct session {
 	struct link ready[TASK_KINDS]; /* jobs with pieces to hand out */
 };
 
+/* Tiers of a region's chunks (quality.c). */
+struct region_quality {
+	const struct profile *profile; /* NULL: none; lent as long as the plane is */
+	uint8_t tier;                  /* of a STORE that names none */
+	uint8_t allowed[TIERS_COUNT];  /* by the tier that is asked for */
+};
+
 struct region_slot {
 	uint8_t used, removing;
 	uint32_t generation, session, jobs_count;
+	struct region_quality quality;
 	struct region *region; /* NULL: detached, its event is waiting */
 };
 
@@ -419,6 +430,7 @@ struct refused {
 	X(FLUSHES, "flushes")              \
 	X(DEADLINES, "deadlines")          \
 	X(REFUSED, "refused")              \
+	X(STORES_FINER, "stores_finer")    \
 	X(REGIONS_REFUSED, "regions_refused")
 
 enum plane_counter {
@@ -511,6 +523,14 @@ struct region_slot *region_find(const struct plane *plane, uint64_t session, uin
 uint32_t region_index(uint32_t number);
 uint32_t region_number(const struct plane *plane, uint32_t index);
 void region_settle(struct plane *plane, uint32_t index);
+
+/* quality.c */
+void plane_hex(const uint8_t bytes[8], char text[17]);
+/* -ENOTSUP: the configured tier breaks its promise on this model. */
+SSV_MUST_CHECK int region_quality(const struct plane *plane, const struct layout *layout,
+				  struct region_quality *ret_quality, char *error);
+/* The tier that a STORE takes which asks for this one (0: for none). */
+uint8_t quality_tier(struct plane *plane, const struct region_quality *quality, uint8_t asked);
 
 /* worker.c */
 SSV_MUST_CHECK int worker_create(struct plane *plane, uint32_t index, char *error);

@@ -62,6 +62,7 @@ static void fill_chunk(const struct plane *plane, const struct job *job, uint32_
 	const uint32_t first = piece ? piece * per_chunk : skipped;
 
 	task->region = slot->region;
+	task->profile = slot->quality.profile ? &slot->quality.profile->steps : NULL;
 	task->region_index = job->region;
 	task->region_generation = slot->generation;
 	task->keys = job->keys + piece;

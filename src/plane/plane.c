@@ -52,7 +52,7 @@ static int config_check(const struct plane_config *config, char *error)
 	    {"fetch_deadline_ms", config->fetch_deadline_ms, 1, UINT32_MAX},
 	    {"store_deadline_ms", config->store_deadline_ms, 1, UINT32_MAX},
 	    {"lookup_deadline_ms", config->lookup_deadline_ms, 1, UINT32_MAX},
-	    {"tier", config->tier, SSV_TIER_LOSSLESS, SSV_TIER_TINY},
+	    {"tier", config->tier, 0, SSV_TIER_TINY},
 	    {"min_tier", config->min_tier, 0, SSV_TIER_TINY},
 	    {"verbatim_tokens", config->verbatim_tokens, 0, UINT8_MAX},
 	    {"overlap", config->overlap, 0, PLANE_OVERLAPS - 1},

@@ -23,6 +23,7 @@
 #include "base/base.h"
 #include "base/message.h"
 #include "deliver/deliver.h"
+#include "profile/profile.h"
 #include "shadowserve.h"
 #include "store/store.h"
 
@@ -49,13 +50,14 @@ struct plane_config {
 	uint32_t captures_max; /* chunks captured and not yet put, a worker */
 	uint32_t channels_max; /* largest tensor that can be registered */
 	uint32_t fetch_deadline_ms, store_deadline_ms, lookup_deadline_ms;
-	uint8_t tier, codec;     /* defaults of STORE */
+	uint8_t tier, codec;     /* defaults of STORE; tier 0: by the model's profile */
 	uint8_t min_tier;        /* coarsest tier read; 0: any */
 	uint8_t verbatim_tokens; /* of position 0 */
 	uint8_t pin_memory;      /* mlock the arena; a failure is logged, not fatal */
 	uint8_t huge_pages;      /* the arena from reserved huge pages; a failure is logged */
 	uint8_t overwrite;       /* STORE: put without asking whether the chunk is there */
 	uint8_t overlap;         /* enum plane_overlap */
+	const struct profile_set *profiles; /* lent until plane_destroy(); NULL: none */
 	uint64_t seed;
 	/* Opens a worker's store handle; NULL: store_open. The simulation brings its own. */
 	int (*open_store)(void *context, uint32_t worker, const struct store_config *config,

@@ -223,7 +223,7 @@ static int region_fits(const struct plane *plane, const struct region *region, c
 static int region_attach_checked(struct plane *plane, const struct session *session,
 				 const struct ssv_region *offer, const struct ssv_layout *layout,
 				 const struct deliver_owner *owner, struct region **ret_region,
-				 char *error)
+				 struct region_quality *ret_quality, char *error)
 {
 	const struct deliver_host host = {.memory = plane->arena.base,
 					  .bytes = plane->arena.bytes,
@@ -241,6 +241,8 @@ static int region_attach_checked(struct plane *plane, const struct session *sess
 	if (err)
 		return err;
 	err = region_fits(plane, *ret_region, error);
+	if (!err)
+		err = region_quality(plane, (*ret_region)->layout, ret_quality, error);
 	if (err)
 		region_detach(*ret_region);
 	return err;
@@ -253,6 +255,7 @@ int plane_region_add(struct plane *plane, uint64_t number, const struct ssv_regi
 	struct session *session = plane_session(plane, number);
 	struct deliver_owner owner = {.offered = offered, .answer = ret_answer};
 	char text[SSV_ERROR_TEXT_MAX];
+	struct region_quality quality;
 	struct region_slot *slot;
 	struct region *region;
 	uint32_t index = 0;
@@ -266,7 +269,7 @@ int plane_region_add(struct plane *plane, uint64_t number, const struct ssv_regi
 		return plane_refuse(error, -E2BIG, "%u regions are registered already",
 				    plane->config.regions_max);
 	owner.pid = session->pid;
-	err = region_attach_checked(plane, session, offer, layout, &owner, &region,
+	err = region_attach_checked(plane, session, offer, layout, &owner, &region, &quality,
 				    error ? error : text);
 	if (err) {
 		plane->counters[PLANE_REGIONS_REFUSED]++;
@@ -279,6 +282,7 @@ int plane_region_add(struct plane *plane, uint64_t number, const struct ssv_regi
 	slot->session = (uint32_t)number;
 	slot->jobs_count = 0;
 	slot->region = region;
+	slot->quality = quality;
 	*ret_region = region_number(plane, index);
 	return 0;
 }

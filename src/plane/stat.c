@@ -151,6 +151,27 @@ static void add_sessions(struct plane *plane, cJSON *json)
 	}
 }
 
+static void add_quality(const struct region_slot *slot, cJSON *item)
+{
+	const struct region_quality *q = &slot->quality;
+	char text[17];
+	cJSON *tiers;
+
+	plane_hex(slot->region->layout->model, text);
+	cJSON_AddStringToObject(item, "model", text);
+	cJSON_AddStringToObject(item, "tier", tier_name(q->tier));
+	if (q->profile)
+		plane_hex(q->profile->steps.hash, text);
+	cJSON_AddStringToObject(item, "profile", q->profile ? text : "none");
+	if (q->profile)
+		cJSON_AddStringToObject(item, "profile_name", q->profile->name);
+	cJSON_AddStringToObject(item, "steps", q->profile ? "profile" : "uniform");
+	tiers = cJSON_AddArrayToObject(item, "tiers_allowed");
+	for (uint8_t t = SSV_TIER_LOSSLESS; t <= SSV_TIER_TINY; t++)
+		if (q->allowed[t] == t)
+			cJSON_AddItemToArray(tiers, cJSON_CreateString(tier_name(t)));
+}
+
 static void add_region(const struct plane *plane, uint32_t index, cJSON *item)
 {
 	const struct region_slot *slot = &plane->regions[index];
@@ -167,6 +188,7 @@ static void add_region(const struct plane *plane, uint32_t index, cJSON *item)
 	add_number(item, "blocks", layout->blocks_count);
 	add_number(item, "chunk_kv_bytes", shape_kv_bytes(&layout->shape));
 	add_number(item, "requests", slot->jobs_count);
+	add_quality(slot, item);
 	parts = cJSON_AddArrayToObject(item, "parts");
 	for (uint32_t i = 0; i < layout->parts_count; i++) {
 		cJSON *part = cJSON_CreateObject();
@@ -206,10 +228,12 @@ int plane_stat(struct plane *plane, uint64_t now_ns, void *object)
 	cJSON *json = object, *regions, *times;
 
 	add_memory(plane, json);
+	add_number(json, "profiles", plane->config.profiles ? plane->config.profiles->count : 0);
 	add_number(json, "jobs", plane->jobs_used);
 	add_number(json, "jobs_max", plane->config.jobs_max);
 	cJSON_AddBoolToObject(json, "draining", plane->draining);
-	cJSON_AddStringToObject(json, "tier", tier_name(plane->config.tier));
+	cJSON_AddStringToObject(json, "tier",
+				plane->config.tier ? tier_name(plane->config.tier) : "auto");
 	cJSON_AddStringToObject(json, "codec", codec_name(plane->config.codec));
 	cJSON_AddStringToObject(json, "simd", kernels_get()->name);
 	add_counters(plane, json);

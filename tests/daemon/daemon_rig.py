@@ -209,10 +209,12 @@ class Memory:
 class Engine:
     """A session with one region."""
 
-    def __init__(self, daemon: Daemon, blocks: int = 64, name: str = "engine") -> None:
+    def __init__(
+        self, daemon: Daemon, blocks: int = 64, name: str = "engine", **changes: Any
+    ) -> None:
         self.session = ssv.Session.connect(daemon.socket, engine_id=name, connect_timeout_ms=20000)
         self.memory = Memory(blocks)
-        self.layout = make_layout(blocks)
+        self.layout = make_layout(blocks, **changes)
         self.region = self.session.region_register(
             ssv.Memory.MEMFD, self.layout, self.memory.bytes, fd=self.memory.fd
         )

@@ -43,7 +43,8 @@ MISTAKES = [
     ("cores: 1-\n", 1, ["cores", "1-"]),
     ("control_core: x\n", 1, ["control_core"]),
     ("tier: best\n", 1, ["tier", "lossless", "tiny"]),
-    ("tier: any\n", 1, ["tier", "lossless"]),
+    ("tier: any\n", 1, ["tier", "auto, lossless"]),
+    ("min_tier: auto\n", 1, ["min_tier", "any, lossless"]),
     ("codec: lz4\n", 1, ["codec", "deflate", "r16"]),
     ("overlap: some\n", 1, ["overlap", "segment, chunk or none"]),
     ("log_level: loud\n", 1, ["log_level", "debug"]),
@@ -118,6 +119,7 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> N
     assert values["tier"].strip() == "lossless"
     assert values["pin_memory"].strip() == "yes"
     assert values["codec"].strip() == "r16"
+    assert printed()["tier"].strip() == "auto"
 
 
 def test_what_is_printed_can_be_read_back(tmp_path: Path) -> None:

@@ -37,3 +37,13 @@ def test_an_unknown_key_names_the_nearest():
 def test_wrong_values_are_named(wrong):
     with pytest.raises(OptionError, match=next(iter(wrong))):
         parse_options(wrong)
+
+
+def test_what_is_stored_is_fine_enough_to_be_read_again() -> None:
+    def stored(**extra: str) -> Tier:
+        return parse_options(extra).stored_tier
+
+    assert stored() == Tier.DEFAULT
+    assert stored(min_tier="standard") == Tier.DEFAULT
+    assert stored(min_tier="high") == Tier.LOSSLESS
+    assert stored(min_tier="high", tier="compact") == Tier.COMPACT

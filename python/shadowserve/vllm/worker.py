@@ -202,7 +202,7 @@ class Worker:
             keys=store.keys[self._rank],
             blocks=store.blocks,
             region=self._region,
-            tier=Tier.LOSSLESS if store.exact else self._options.tier,
+            tier=Tier.LOSSLESS if store.exact else self._options.stored_tier,
             codec=self._options.codec,
             position=store.position,
         )
