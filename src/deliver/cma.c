@@ -124,21 +124,6 @@ static uint64_t cma_stage_bytes(const struct region *region, uint32_t tensor, ui
 	       blocks_count;
 }
 
-static void cma_open(struct deliver_job *job)
-{
-	const struct layout *layout = job->region->layout;
-	const struct layout_map *map = &layout_tensor_part(layout, job->tensor)->packed;
-	uint8_t **token = job->token;
-
-	job->map = map;
-	for (uint32_t i = 0; i < job->blocks_count; i++) {
-		uint8_t *block = job->stage + (size_t)map->block_bytes * i;
-
-		for (uint32_t t = 0; t < layout->block_tokens; t++)
-			*token++ = block + map->token[t];
-	}
-}
-
 /* Runs that wait for one system call. */
 struct cma_batch {
 	struct iovec local[CMA_BATCH], remote[CMA_BATCH];
@@ -213,7 +198,7 @@ const struct deliver_ops deliver_cma = {
     .attach = cma_attach,
     .detach = cma_detach,
     .stage_bytes = cma_stage_bytes,
-    .open = cma_open,
+    .open = deliver_open_packed,
     .submit = cma_submit,
     .poll = deliver_queue_poll,
 };

@@ -8,10 +8,11 @@
 #include "base/tally.h"
 
 extern const struct deliver_ops deliver_memory, deliver_cma, deliver_cuda_ipc, deliver_cuda_fd,
-    deliver_rdma;
+    deliver_tcp, deliver_rdma;
 
-static const struct deliver_ops *const ways[] = {&deliver_memory,  &deliver_cma,  &deliver_cuda_ipc,
-						 &deliver_cuda_fd, &deliver_rdma, NULL};
+static const struct deliver_ops *const ways[] = {
+    &deliver_memory, &deliver_cma, &deliver_cuda_ipc, &deliver_cuda_fd, &deliver_tcp,
+    &deliver_rdma,   NULL};
 
 const struct deliver_ops *deliver_way(uint8_t memory)
 {
@@ -96,6 +97,21 @@ void deliver_open(struct deliver_job *jobs, uint32_t count, const struct deliver
 		if (stage && !joined)
 			stage +=
 			    region->ops->stage_bytes(region, jobs[k].tensor, like->blocks_count);
+	}
+}
+
+void deliver_open_packed(struct deliver_job *job)
+{
+	const struct layout *layout = job->region->layout;
+	const struct layout_map *map = &layout_tensor_part(layout, job->tensor)->packed;
+	uint8_t **token = job->token;
+
+	job->map = map;
+	for (uint32_t i = 0; i < job->blocks_count; i++) {
+		uint8_t *block = job->stage + (size_t)map->block_bytes * i;
+
+		for (uint32_t t = 0; t < layout->block_tokens; t++)
+			*token++ = block + map->token[t];
 	}
 }
 

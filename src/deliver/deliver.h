@@ -22,6 +22,10 @@
 #include "shadowserve.h"
 
 struct deliver_ops;
+struct pollfd;
+
+/* A way with jobs out is polled so often though its descriptors are silent: deadlines. */
+#define DELIVER_LOOK_NS (100 * 1000000ull)
 
 /* The daemon's side of every copy: staging memory lies in this range. */
 struct deliver_host {
@@ -107,6 +111,7 @@ struct deliver_queue {
 	uint32_t worker;
 	/* Of each asynchronous way: its lanes with jobs out. */
 	void *lanes[DELIVER_LANES_KINDS];
+	uint64_t now_ns; /* told by the worker before it calls a way */
 };
 
 struct deliver_ops {
@@ -137,6 +142,10 @@ struct deliver_ops {
 
 	/* Hand back up to max finished jobs of this queue; returns how many. */
 	uint32_t (*poll)(struct deliver_queue *queue, struct deliver_job **done, uint32_t max);
+
+	/* Descriptors to sleep on while jobs of this way are out (poll is called every
+	 * DELIVER_LOOK_NS all the same), as struct pollfd; NULL: the worker stays awake. */
+	uint32_t (*pollfds)(const struct deliver_queue *queue, struct pollfd *fds, uint32_t max);
 };
 
 /* The way for a memory kind, or NULL. */
@@ -171,6 +180,10 @@ uint64_t deliver_stage_bytes(const struct region *region, uint32_t first, uint32
  */
 void deliver_open(struct deliver_job *jobs, uint32_t count, const struct deliver_job *like,
 		  int joined);
+
+/* Fill a job's token and map for its place in staging memory: struct deliver_ops, open, of ways
+ * that move tensors alone and in packed form. */
+void deliver_open_packed(struct deliver_job *job);
 
 /* Append a finished job to its queue, and take the finished ones: for ways that end at once. */
 void deliver_queue_push(struct deliver_queue *queue, struct deliver_job *job);

@@ -35,7 +35,7 @@
 #define DELETE_DEADLINE_NS (1000 * (uint64_t)1000000)
 #define PLANE_KEY_TEXT     65u /* bytes of a key in hexadecimal, with its end */
 #define FAULTS_COUNT       24u
-#define WAYS_MAX           4u /* delivery ways in use at once at a worker */
+#define WAYS_MAX           8u /* delivery ways in use at once at a worker */
 #define NO_INDEX           UINT32_MAX
 
 /* ---- tasks and messages --------------------------------------------------------------------- */

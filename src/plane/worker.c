@@ -265,13 +265,20 @@ int worker_poll_delivered(struct worker *worker)
 	return did;
 }
 
-static int worker_has_jobs_out(const struct worker *worker)
-{
-	uint32_t jobs = 0;
+enum jobs_out { JOBS_NONE = 0, JOBS_SLEEP = 1, JOBS_LOOK = 2 };
 
-	for (uint32_t k = 0; k < WAYS_MAX; k++)
-		jobs += worker->ways_out[k];
-	return jobs > 0;
+/* May the worker sleep while jobs are out? Their ways know. */
+static enum jobs_out worker_jobs_out(const struct worker *worker)
+{
+	enum jobs_out out = JOBS_NONE;
+
+	for (uint32_t k = 0; k < WAYS_MAX; k++) {
+		if (worker->ways_out[k] && !worker->ways[k]->pollfds)
+			return JOBS_LOOK;
+		if (worker->ways_out[k])
+			out = JOBS_SLEEP;
+	}
+	return out;
 }
 
 /* The unit of work of the last step is over: it returned 1, so this is the very next moment. */
@@ -373,6 +380,7 @@ static void worker_restart(struct worker *worker)
 int plane_worker_step(struct plane *plane, uint32_t index, uint64_t now_ns, uint64_t *ret_wake_ns)
 {
 	struct worker *worker = &plane->workers[index];
+	enum jobs_out jobs_out;
 	uint64_t next_ns;
 	int did, restarts, is_busy;
 
@@ -383,6 +391,7 @@ int plane_worker_step(struct plane *plane, uint32_t index, uint64_t now_ns, uint
 	if (restarts)
 		worker_restart(worker);
 	worker->step_ns = worker->latest_ns = now_ns;
+	worker->delivered.now_ns = now_ns;
 
 	worker->work_ns = now_ns;
 
@@ -402,8 +411,11 @@ int plane_worker_step(struct plane *plane, uint32_t index, uint64_t now_ns, uint
 	next_ns = worker->store->ops->next_ns(worker->store);
 	if (worker->ops_waiting)
 		next_ns = u64_min(next_ns, now_ns + NS_PER_MS);
+	jobs_out = worker_jobs_out(worker);
+	if (jobs_out == JOBS_SLEEP)
+		next_ns = u64_min(next_ns, now_ns + DELIVER_LOOK_NS);
 	*ret_wake_ns = next_ns;
-	is_busy = did || next_ns <= now_ns || worker_has_jobs_out(worker);
+	is_busy = did || next_ns <= now_ns || jobs_out == JOBS_LOOK;
 	worker_show_store(worker, is_busy);
 	return is_busy || !wake_may_sleep(&worker->wake);
 }
@@ -412,9 +424,15 @@ uint32_t plane_worker_pollfds(struct plane *plane, uint32_t index, void *pollfds
 {
 	struct worker *worker = &plane->workers[index];
 	struct pollfd *fds = pollfds;
+	uint32_t n = 1;
 
 	if (max == 0)
 		return 0;
 	fds[0] = (struct pollfd){.fd = worker->wake.fd, .events = POLLIN};
-	return 1 + worker->store->ops->pollfds(worker->store, fds + 1, max - 1);
+	n += worker->store->ops->pollfds(worker->store, fds + n, max - n);
+	for (uint32_t k = 0; k < WAYS_MAX; k++) {
+		if (worker->ways_out[k] && worker->ways[k]->pollfds)
+			n += worker->ways[k]->pollfds(&worker->delivered, fds + n, max - n);
+	}
+	return n;
 }
