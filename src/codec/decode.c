@@ -39,6 +39,8 @@ struct tensor_work {
 	uint32_t strip_tokens;
 	int has_lines; /* bf16 at aligned tokens */
 	uint32_t unit; /* channels of a run, as far as groups keep them together */
+	uint32_t held_place[R16_STREAMS_MAX];
+	uint8_t is_held; /* rows of the last round wait in scratch->held */
 	struct group_work group[R16_STREAMS_MAX];
 };
 
@@ -196,6 +198,7 @@ static void tensor_begin(struct tensor_work *w, struct entry_reader *r,
 	w->target = target;
 	w->reciprocal = (UINT64_C(1) << 40) / r->extent.channels_count + 1;
 	w->strip_tokens = r->element_bytes == 1 ? STRIP_TOKENS_MAX : STRIP_TOKENS;
+	w->is_held = 0;
 	w->unit = 1;
 	if (!r->meta.order && target->run_channels)
 		w->unit = greatest_power(target->run_channels, LANES);
@@ -352,10 +355,35 @@ static void patches_make(const struct tensor_work *w, const struct group_work *g
 	*patch = (struct patch){.token = SSV_CHUNK_TOKENS};
 }
 
+/* Each round brings its share of the next entry's bytes near. */
+static void soon_share(const struct tensor_work *w, uint32_t rounds_left, struct fused_job *job)
+{
+	struct entry_reader *r = w->r;
+	uint32_t token_bytes = r->soon_bytes / (r->tokens * rounds_left);
+	uint64_t bytes;
+
+	job->soon = r->soon;
+	job->soon_lines = (token_bytes + CACHE_LINE_BYTES - 1) / CACHE_LINE_BYTES;
+	bytes = (uint64_t)job->soon_lines * r->tokens * CACHE_LINE_BYTES;
+	bytes = u64_min(bytes, r->soon_bytes);
+	r->soon += bytes;
+	r->soon_bytes -= (uint32_t)bytes;
+}
+
 static void round_fused(struct tensor_work *w, struct class_strips *strips)
 {
-	struct fused_job job = {.token = w->target->token};
+	const uint32_t groups = w->r->extent.groups_count, streams = strips->streams_count;
+	const uint32_t rounds_left = (groups + streams - 1) / streams - strips->rounds_done + 1;
+	struct fused_job job = {
+	    .token = w->target->token,
+	    .held = w->r->scratch->held,
+	    .stores_held = w->is_held,
+	    /* a next round, and of the same streams */
+	    .holds = rounds_left > 1 && groups % streams == 0,
+	};
 
+	memcpy(job.held_place, w->held_place, sizeof(job.held_place));
+	soon_share(w, rounds_left, &job);
 	for (uint32_t i = 0; i < strips->groups_count; i++) {
 		struct patch *patches = w->r->scratch->patches + i * (PATCHES_MAX + 1);
 
@@ -365,6 +393,22 @@ static void round_fused(struct tensor_work *w, struct class_strips *strips)
 		job.place[i] = w->group[i].write.place[0];
 	}
 	strips_fused(strips, &job, w->r->tokens);
+	w->is_held = job.holds;
+	memcpy(w->held_place, job.place, sizeof(job.place));
+}
+
+/* Store what the last round kept back, before one that is not fused. */
+static void held_store(struct tensor_work *w, uint32_t streams)
+{
+	const uint8_t *row = w->r->scratch->held;
+
+	for (uint32_t t = 0; w->is_held && t < w->r->tokens; t++) {
+		for (uint32_t k = 1; w->target->token[t] && k < streams; k += 2)
+			memcpy(w->target->token[t] + w->held_place[k],
+			       row + k / 2 * FUSED_ROW_BYTES, FUSED_ROW_BYTES);
+		row += R16_STREAMS_MAX / 2 * FUSED_ROW_BYTES;
+	}
+	w->is_held = 0;
 }
 
 /* The groups of one round, strip by strip. nothing: their classes alone. */
@@ -381,6 +425,7 @@ static void round_elements(struct tensor_work *w, struct class_strips *strips, i
 		round_fused(w, strips);
 		return;
 	}
+	held_store(w, strips->streams_count);
 	for (uint32_t t = 0; t < w->r->tokens; t += tokens) {
 		tokens = (uint32_t)u64_min(w->strip_tokens, w->r->tokens - t);
 		memcpy(classes, place, sizeof(classes));

@@ -51,6 +51,8 @@ struct patch {
 	uint16_t token, place, element;
 };
 
+#define FUSED_ROW_BYTES (2 * LANES)
+
 /* All tokens of full bf16 groups, one of each stream, from streams to whole cache lines at once. */
 struct fused_job {
 	struct r16_strip r16;                         /* without classes */
@@ -58,6 +60,15 @@ struct fused_job {
 	const struct patch *patch[R16_STREAMS_MAX]; /* by token; ends with a token past the last */
 	uint8_t *const *token;                      /* aligned to a line, or NULL: not wanted */
 	uint32_t place[R16_STREAMS_MAX];            /* of each group in a token */
+	/* Rows of every second stream, kept back for a round: fuse_template.h says what for. */
+	uint8_t *held; /* [tokens][R16_STREAMS_MAX / 2][FUSED_ROW_BYTES], aligned to a line */
+	uint32_t held_place[R16_STREAMS_MAX];
+	uint8_t stores_held; /* `held` has rows of the round before */
+	uint8_t holds;       /* rows of this round are to be left there */
+	/* Bytes that will be wanted soon: brought near while there is time. Need not be readable.
+	 */
+	const uint8_t *soon;
+	uint32_t soon_lines; /* a token */
 };
 
 /* The streams of a plane, each written backwards from its end. */
@@ -86,7 +97,8 @@ struct tile_lanes {
 	int16_t integer[LANES]; /* the previous token's integers; before the first: offset */
 	float scale[LANES];
 	uint8_t has_delta;
-	uint8_t is_uniform; /* no offset, no delta, one scale */
+	uint8_t has_one_scale; /* a full group inside a head, without factors */
+	uint8_t is_uniform;    /* that, and no offset, no delta */
 };
 
 static inline uint32_t lane_split(uint32_t lane)

@@ -13,6 +13,17 @@
 #include "codec/strips.h"
 #include "codec/symbols.h"
 
+static void soon_find(struct entry_reader *r, uint32_t next)
+{
+	struct container_entry entry;
+
+	if (next >= r->container->header.segments_count)
+		return;
+	container_entry(r->container, next, &entry);
+	r->soon = r->container->bytes + entry.offset;
+	r->soon_bytes = entry.wire_bytes;
+}
+
 enum container_fault entry_reader_open(struct entry_reader *r, const struct container *container,
 				       uint32_t index, struct codec_scratch *scratch)
 {
@@ -38,6 +49,7 @@ enum container_fault entry_reader_open(struct entry_reader *r, const struct cont
 	r->element_bytes = dtype_bytes(header->shape.dtype);
 	r->verbatim_tokens = header->verbatim_tokens;
 	r->exceptions_left = r->entry.exceptions_count;
+	soon_find(r, index + 1);
 	class_source_open(container, &r->entry, &r->source);
 	wire = container->bytes + r->entry.offset;
 	r->raw = wire + r->entry.class_bytes;

@@ -29,6 +29,10 @@ struct entry_reader {
 	struct class_plane plane;
 	uint32_t exception_base; /* exception index of its first element */
 
+	/* The next entry's wire data, as far as no tensor of this one had it brought near. */
+	const uint8_t *soon;
+	uint32_t soon_bytes;
+
 	/* Where reading stands in the wire data. */
 	const uint8_t *raw, *exception, *verbatim;
 	uint32_t exceptions_left;

@@ -52,6 +52,7 @@ static void lay_out(struct codec_scratch *s, struct arena *arena, uint32_t chann
 	s->strip_classes = arena_take(arena, R16_STREAMS_MAX * STRIP_TOKENS_MAX * LANES);
 	s->tile = arena_take(arena, STRIP_TOKENS_MAX * LANES * ELEMENT_BYTES_MAX);
 	s->patches = arena_take(arena, R16_STREAMS_MAX * (PATCHES_MAX + 1) * sizeof(*s->patches));
+	s->held = arena_take(arena, SSV_CHUNK_TOKENS * R16_STREAMS_MAX / 2 * FUSED_ROW_BYTES);
 	s->exception_first = arena_take(arena, (groups + 1) * sizeof(*s->exception_first));
 	s->raw_offset = arena_take(arena, (groups + 1) * sizeof(*s->raw_offset));
 	s->token_run = arena_take(arena, SSV_CHUNK_TOKENS * sizeof(*s->token_run));

@@ -38,6 +38,7 @@ struct codec_scratch {
 	uint8_t *strip_classes;    /* [R16_STREAMS_MAX][STRIP_TOKENS_MAX][64] */
 	uint8_t *tile;             /* a group's strip: [STRIP_TOKENS_MAX][64] elements */
 	struct patch *patches;     /* [R16_STREAMS_MAX][PATCHES_MAX + 1] */
+	uint8_t *held;             /* rows kept back (struct fused_job) */
 	uint32_t *exception_first; /* [groups_max + 1]: of a tensor's exceptions, by group */
 	uint32_t *raw_offset;      /* [groups_max + 1]: of a tensor's raw bits, by group */
 	uint16_t *token_run;       /* [SSV_CHUNK_TOKENS]: tokens in step from one on */

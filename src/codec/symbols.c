@@ -32,6 +32,7 @@ static void scales_load(const struct tensor_meta *meta, const struct tensor_exte
 
 		end = (uint32_t)u64_min(lanes, (head + 1) * dim - extent->channel0 - place0);
 		if (end - p == LANES) {
+			lane->has_one_scale = 1;
 			lane->is_uniform = 1;
 			for (uint32_t i = 0; i < LANES; i++)
 				lane->scale[i] = scale;
@@ -59,30 +60,42 @@ static void scales_load_each(const struct tensor_meta *meta, const struct tensor
 	}
 }
 
-/* Offsets and delta bits of a full group in the order of channels: loops that compilers unroll. */
+/* A group in the order of channels to split order: place 2 i + odd + 32 half is lane 4 i + odd +
+ * 2 half. */
+static void lanes_split(const int16_t value[LANES], int16_t lane[LANES])
+{
+	for (uint32_t i = 0; i < LANES / 2; i += 2) {
+		lane[i] = value[i];
+		lane[i + 1] = value[i + LANES / 2];
+		lane[i + LANES / 2] = value[i + 1];
+		lane[i + LANES / 2 + 1] = value[i + LANES / 2 + 1];
+	}
+}
+
+/* Offsets and delta bits of a full group: loops that compilers make vectors of. */
 static void integers_load(const struct tensor_meta *meta, uint32_t place0, struct tile_lanes *lane)
 {
-	uint64_t delta = meta->delta ? load_le64(meta->delta + place0 / 8) : 0;
-	int16_t offset[LANES] = {0};
+	_Alignas(CACHE_LINE_BYTES) int16_t value[LANES];
 
-	if (meta->flags & TENSOR_OFFSET_I8) {
-		for (uint32_t p = 0; p < LANES; p++)
-			offset[p] = (int8_t)meta->offsets[place0 + p];
-	} else if (meta->flags & TENSOR_OFFSET_I16) {
-		for (uint32_t p = 0; p < LANES; p++)
-			offset[p] = (int16_t)load_le16(meta->offsets + 2 * (size_t)(place0 + p));
+	if (meta->flags & (TENSOR_OFFSET_I8 | TENSOR_OFFSET_I16)) {
+		if (meta->flags & TENSOR_OFFSET_I8)
+			for (uint32_t p = 0; p < LANES; p++)
+				value[p] = (int8_t)meta->offsets[place0 + p];
+		else
+			for (uint32_t p = 0; p < LANES; p++)
+				value[p] =
+				    (int16_t)load_le16(meta->offsets + 2 * (size_t)(place0 + p));
+		lanes_split(value, lane->offset);
 	}
-	/* place 2 i + odd + 32 half is lane 4 i + odd + 2 half */
-	for (uint32_t odd = 0; odd < 2; odd++) {
-		for (uint32_t i = 0; i < LANES / 4; i++) {
-			uint32_t at = odd * LANES / 2 + 2 * i, p = 2 * i + odd;
+	if (!meta->delta)
+		return;
+	for (uint32_t q = 0; q < LANES / 16; q++) {
+		int16_t bits = (int16_t)load_le16(meta->delta + place0 / 8 + 2 * q);
 
-			lane->offset[at] = offset[p];
-			lane->offset[at + 1] = offset[p + LANES / 2];
-			lane->delta[at] = (int16_t)(0 - (delta >> p & 1));
-			lane->delta[at + 1] = (int16_t)(0 - (delta >> (p + LANES / 2) & 1));
-		}
+		for (uint32_t i = 0; i < 16; i++)
+			value[q * 16 + i] = (int16_t) - ((bits & (int16_t)(1u << i)) != 0);
 	}
+	lanes_split(value, lane->delta);
 }
 
 static void integers_load_each(const struct tensor_meta *meta, uint32_t place0, uint32_t lanes,

@@ -200,12 +200,14 @@ INLINE vec v_owner(const struct r16_table *table, vec slot)
 	return _mm512_mask_mov_epi8(low, _mm512_movepi8_mask(slot), high);
 }
 
-/* f * high + rest, a 16-bit number a lane, in two bytes. */
+/* f * high + rest, a 16-bit number a lane, in two bytes. Few shifts: they share two pipes with the
+ * shuffles. */
 INLINE void v_state(vec f, vec high, vec rest, vec *ret_low, vec *ret_high)
 {
 	const vec bytes = _mm512_set1_epi16(0xff);
 	vec even = _mm512_mullo_epi16(v_and(f, bytes), v_and(high, bytes));
-	vec odd = _mm512_mullo_epi16(_mm512_srli_epi16(f, 8), _mm512_srli_epi16(high, 8));
+	vec odd =
+	    _mm512_mulhi_epu16(_mm512_andnot_si512(bytes, f), _mm512_andnot_si512(bytes, high));
 
 	even = v_add16(even, v_and(rest, bytes));
 	odd = v_add16(odd, _mm512_srli_epi16(rest, 8));
@@ -335,9 +337,84 @@ INLINE vec v_lookup16(const struct lookup *t, vec index, const uint32_t bits)
 				     high);
 }
 
-INLINE vec v_shr16(vec a, uint32_t n)
+/* Bytes 0 and 1 of each word, or 2 and 3, as two 16-bit indices; what lies above them means
+ * nothing. */
+INLINE vec v_index16(vec bytes, const uint32_t half)
 {
-	return _mm512_srli_epi16(a, n);
+	const vec first = _mm512_broadcast_i32x4(
+	    _mm_setr_epi8(0, 0, 1, 1, 4, 4, 5, 5, 8, 8, 9, 9, 12, 12, 13, 13));
+	const vec second = _mm512_broadcast_i32x4(
+	    _mm_setr_epi8(2, 2, 3, 3, 6, 6, 7, 7, 10, 10, 11, 11, 14, 14, 15, 15));
+
+	return _mm512_shuffle_epi8(bytes, half ? second : first);
+}
+
+/* ---- integers of a group with one scale ---- */
+
+/*
+ * u = n + 2^15 is made by one addition, put under the exponent of 2^23, and taken from there to x
+ * by one fused product: (2^23 + u) * s - (2^23 + 2^15) * s. The second product is exact for a step
+ * that no factor was applied to (11 bits times 9), so x is n * s rounded once, which is the
+ * format's.
+ */
+struct chain {
+	struct fields fields;
+	vec base[2],
+	    delta[2]; /* what a symbol is added to: even lanes, odd ones; where it moves on */
+	vecf scale, zero;
+};
+
+INLINE void chain_open(struct chain *c, const struct tile_job *job)
+{
+	const float scale = job->lane->scale[0];
+
+	fields_open(&c->fields, job->raw_bits);
+	/* symbols as signed bytes, 0 in the middle; the raw bits below are still zero */
+	c->fields.classes = v_sub8(c->fields.classes, _mm512_set1_epi8((char)(8 << job->raw_bits)));
+	c->scale = v_setf(scale);
+	c->zero = v_setf(-(0x1p23f + 0x1p15f) * scale);
+	for (uint32_t i = 0; i < 2; i++) {
+		vec offset = v_load(job->lane->offset + i * LANES / 2);
+
+		c->base[i] = v_add16(offset, v_set32(0x80008000));
+		c->delta[i] = v_load(job->lane->delta + i * LANES / 2);
+	}
+}
+
+/* The next token's symbols of one half of the lanes, to x of its words' lower and upper halves. */
+INLINE void chain_half(struct chain *c, const uint32_t half, vec symbol, vecf *lower, vecf *upper)
+{
+	const vec exponent = v_set32(0x4b000000);
+	vec u = v_add16(c->base[half], symbol);
+
+	c->base[half] = v_select(c->delta[half], u, c->base[half]);
+	*lower = _mm512_castsi512_ps(v_select(v_set32(0xffff), u, exponent));
+	*upper = _mm512_castsi512_ps(_mm512_shrdi_epi32(u, v_set32(0x4b00), 16));
+	*lower = _mm512_fmadd_ps(*lower, c->scale, c->zero);
+	*upper = _mm512_fmadd_ps(*upper, c->scale, c->zero);
+}
+
+/* Pairs of x as bf16. */
+INLINE vec chain_pair(vecf low, vecf high)
+{
+	const vec round = v_set32(0x8000),
+		  upper = _mm512_broadcast_i32x4(
+		      _mm_setr_epi8(2, 3, 2, 3, 6, 7, 6, 7, 10, 11, 10, 11, 14, 15, 14, 15));
+
+	return _mm512_mask_shuffle_epi8(v_add32(v_bits(high), round), 0x3333333333333333,
+					v_add32(v_bits(low), round), upper);
+}
+
+INLINE void chain_step(struct chain *c, vec class, const uint8_t *raw, vec *first, vec *second)
+{
+	vec symbol = v_symbols8(&c->fields, class, raw);
+	vecf x[4];
+
+	/* sign extension of every other byte, as a product of 1 and a sum with nothing */
+	chain_half(c, 0, _mm512_maddubs_epi16(_mm512_set1_epi16(0x0001), symbol), &x[0], &x[2]);
+	chain_half(c, 1, _mm512_maddubs_epi16(_mm512_set1_epi16(0x0100), symbol), &x[1], &x[3]);
+	*first = chain_pair(x[0], x[1]);
+	*second = chain_pair(x[2], x[3]);
 }
 
 #endif

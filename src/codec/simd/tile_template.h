@@ -161,13 +161,10 @@ INLINE void lookup_open(struct lookup *lookup, const struct tile_job *job, const
 INLINE void lookup_row(const struct maker *m, vec class, const uint8_t *raw, const uint32_t bits,
 		       vec *first, vec *second)
 {
-	const vec upper = v_set32(0xffff0000);
 	vec symbol = v_symbols8(&m->fields, class, raw);
-	vec even = v_lookup16(&m->lookup, symbol, bits);
-	vec odd = v_lookup16(&m->lookup, v_shr16(symbol, 8), bits);
 
-	*first = v_select(upper, v_shl32(odd, 16), even);
-	*second = v_select(upper, odd, v_shr32(even, 16));
+	*first = v_lookup16(&m->lookup, v_index16(symbol, 0), bits);
+	*second = v_lookup16(&m->lookup, v_index16(symbol, 1), bits);
 }
 #endif
 
