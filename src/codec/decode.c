@@ -238,15 +238,15 @@ static void write_tokens(const struct tensor_work *w, struct group_work *g, uint
 {
 	const uint16_t *run = w->r->scratch->token_run + token0;
 	const uint8_t *elements = g->write.elements;
+	/* else token_run means nothing */
+	const int by_columns = g->write.run_bytes <= COLUMN_BYTES_MAX &&
+			       g->write.run_bytes == w->unit * w->r->element_bytes;
 	uint32_t count = tokens;
 
 	for (uint32_t t = 0; t < tokens; t += count) {
-		if (g->write.run_bytes <= COLUMN_BYTES_MAX &&
-		    g->write.run_bytes == w->unit * w->r->element_bytes)
+		if (by_columns)
 			count = (uint32_t)u64_min(run[t], tokens - t);
-		g->write.is_transposed = count > 1 &&
-					 count == (uint32_t)u64_min(run[t], tokens - t) &&
-					 g->write.run_bytes <= COLUMN_BYTES_MAX;
+		g->write.is_transposed = by_columns && count > 1;
 		g->write.tokens = count;
 		g->write.token = w->target->token + token0 + t;
 		g->write.elements = elements + t * g->write.row_bytes;
