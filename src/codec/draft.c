@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/bytes.h"
+#include "codec/float.h"
 
 void draft_reset(struct draft *draft)
 {
@@ -49,7 +50,14 @@ static uint64_t channels_to_lanes(uint64_t channels)
 	return half[0] | half[1] << 2;
 }
 
-int draft_exceptions(struct draft *draft, uint32_t group)
+static double square_at(const struct draft *draft, uint32_t index)
+{
+	float x = f32_from_bf16(load_le16(draft->elements + 2 * (size_t)index));
+
+	return (double)(x * x);
+}
+
+int draft_exceptions(struct draft *draft, uint32_t group, int with_norm)
 {
 	uint32_t lanes = draft_lanes(draft, group);
 
@@ -61,10 +69,13 @@ int draft_exceptions(struct draft *draft, uint32_t group)
 		for (; left; left &= left - 1) {
 			uint32_t lane = (uint32_t)__builtin_ctzll(left);
 			uint32_t channel = group * LANES + lane_channel(lane, lanes);
-			int err = exception_append(draft, token * draft->channels + channel);
+			uint32_t index = token * draft->channels + channel;
+			int err = exception_append(draft, index);
 
 			if (err)
 				return err;
+			if (with_norm)
+				draft->norm_sum -= square_at(draft, index);
 		}
 	}
 	return 0;

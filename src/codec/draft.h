@@ -64,8 +64,9 @@ static inline struct group_view draft_view(const struct draft *d, uint32_t group
 
 /* Forget what an earlier attempt left. */
 void draft_reset(struct draft *draft);
-/* Append the elements marked in scratch->outside, in decode order. -E2BIG as above. */
-SSV_MUST_CHECK int draft_exceptions(struct draft *draft, uint32_t group);
+/* Append the elements marked in scratch->outside, in decode order. -E2BIG as above. with_norm: they
+ * are finite bf16, and norm_sum counted them, which it shall not. */
+SSV_MUST_CHECK int draft_exceptions(struct draft *draft, uint32_t group, int with_norm);
 /* Write the meta of a finished draft; returns its length. */
 uint32_t draft_meta(const struct draft *draft, int lossless, uint8_t *meta);
 

@@ -173,7 +173,7 @@ static int draft_append(struct encoder *encoder, struct draft *draft, uint8_t *w
 {
 	const struct lossless_ops *ops = lossless_find(encoder->options.codec);
 	uint64_t verbatim = (uint64_t)draft->verbatim * draft->channels * draft->element_bytes;
-	uint64_t fixed = draft->raw_bytes + draft->exceptions_bytes + verbatim, room;
+	uint64_t fixed = draft->raw_bytes + draft->exceptions_bytes + verbatim, room, between;
 	int lossless = encoder->options.tier == SSV_TIER_LOSSLESS, err;
 	uint8_t *meta = builder_meta(&encoder->builder, &room), *out;
 	struct container_entry entry;
@@ -185,12 +185,17 @@ static int draft_append(struct encoder *encoder, struct draft *draft, uint8_t *w
 	if (room < entry.meta_bytes || fixed + entry.meta_bytes >= limit)
 		return -E2BIG;
 	/* class data must leave room for the rest, and must not reach the raw bits: they make way
-	 */
+	 * if they have to */
 	room = limit - fixed - entry.meta_bytes;
-	memmove(wire + limit - draft->raw_bytes, draft->raw, draft->raw_bytes);
-	draft->raw = wire + limit - draft->raw_bytes;
-	err = ops->encode(draft->scratch, &draft->plane, draft->scratch->frequency, wire, room,
-			  &result);
+	between = (uint64_t)(draft->raw - wire);
+	err = ops->encode(draft->scratch, &draft->plane, draft->scratch->frequency, wire,
+			  u64_min(room, between), &result);
+	if (err == -E2BIG && between < room) {
+		memmove(wire + limit - draft->raw_bytes, draft->raw, draft->raw_bytes);
+		draft->raw = wire + limit - draft->raw_bytes;
+		err = ops->encode(draft->scratch, &draft->plane, draft->scratch->frequency, wire,
+				  room, &result);
+	}
 	if (err)
 		return err;
 	entry.codec = (uint8_t)(ops->codec - 1);

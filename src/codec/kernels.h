@@ -150,12 +150,13 @@ struct group_view {
 /* Sums over tokens: runs of RUN_TOKENS (from `first` on) in fp32, the runs in fp64. */
 #define RUN_TOKENS 16u
 
-/* Sums of each channel over its finite elements. */
+/* Sums of each channel over its finite elements. The view is of a whole tensor: lanes is all of its
+ * channels. Results by channel. */
 struct spread_job {
 	struct group_view view;
-	double sum[LANES], square[LANES];
-	float peak[LANES]; /* largest magnitude */
-	uint32_t count[LANES];
+	double *sum, *square;
+	float *peak; /* largest magnitude; of the finite elements only, if count is less than all */
+	uint32_t *count;
 };
 
 /*
@@ -187,22 +188,26 @@ struct split_job {
 };
 
 /*
- * Elements to integers: the nearest to value * inverse (one product, rounded once; then to nearest
- * even), or INTEGER_NONE when it is not finite or beyond INTEGER_MAX either way.
+ * Elements to integers: value * inverse, rounded to a multiple of 1 / FRACTIONS (nearest even),
+ * then to the nearest integer (up from the middle), or INTEGER_NONE when the product is not finite
+ * or beyond INTEGER_MAX either way. An inverse has 16 significant bits: a bf16's product is exact.
  */
 struct quantise_job {
 	struct group_view view;
 	const float *inverse; /* [64]: 1 / scale; 0 for idle channels */
-	int16_t *integers;    /* [tokens][64]: from `first` on */
+	uint8_t is_small;     /* all are finite, and none is beyond INTEGER_SMALL */
+	uint8_t is_sample; /* only tokens that sample_takes() takes, and the one before each run */
+	int16_t *integers; /* [tokens][64]: from `first` on */
 };
 
 #define INTEGER_NONE  INT16_MIN
 #define INTEGER_MAX   32000
 #define INTEGER_SMALL 4095
+#define FRACTIONS     128 /* of a step */
 
-/* Choices are made from eight tokens of each 32, if there are many. */
-#define SAMPLE_TOKENS_MIN 128u
-#define SAMPLE_EVERY      32u
+/* Choices are made from eight tokens of each 48, if there are many. */
+#define SAMPLE_TOKENS_MIN 192u
+#define SAMPLE_EVERY      48u
 #define SAMPLE_TAKEN      8u
 
 static inline int is_sampled(uint32_t first, uint32_t tokens)
@@ -229,14 +234,43 @@ struct distance_job {
 
 #define RAW_CHOICES (RAW_BITS_MAX + 1)
 
-/* How often each class would occur with r raw bits, in some tokens (sample_takes). */
+/*
+ * How often each class would occur with r raw bits, in some tokens (sample_takes), for those r that
+ * can be the best (count_range).
+ */
 struct count_job {
 	const int16_t *integers;
 	uint32_t first, tokens, lanes;
 	const int16_t *offset, *delta; /* [64] */
-	uint32_t total;                /* all symbols, those outside too */
-	uint32_t count[RAW_CHOICES][16];
+	/* results */
+	uint32_t total; /* all symbols, those outside too */
+	uint32_t r_first, r_last;
+	uint32_t count[RAW_CHOICES][16]; /* r_first to r_last */
 };
+
+/* From the least r that leaves few symbols without a class to the least that leaves next to none.
+ */
+static inline void count_range(struct count_job *job, const uint32_t inside[RAW_CHOICES])
+{
+	job->r_first = 0;
+	while (job->r_first < RAW_BITS_MAX && (job->total - inside[job->r_first]) * 16 > job->total)
+		job->r_first++;
+	job->r_last = job->r_first;
+	while (job->r_last < RAW_BITS_MAX && (job->total - inside[job->r_last]) * 4096 > job->total)
+		job->r_last++;
+}
+
+/* Of a run of tokens that a sampled quantise_job takes: the first, and one behind the last. */
+static inline uint32_t quantise_run(const struct group_view *view, int is_sample, uint32_t token,
+				    uint32_t *ret_end)
+{
+	if (!is_sample) {
+		*ret_end = view->tokens;
+		return token;
+	}
+	*ret_end = (uint32_t)u64_min(token + SAMPLE_TAKEN, view->tokens);
+	return token > view->first ? token - 1 : token;
+}
 
 /*
  * Integers to classes and raw bits, each against the integer that the decoder will have. Where an
@@ -247,36 +281,43 @@ struct pack_job {
 	uint32_t tokens, lanes, raw_bits;
 	const int16_t *offset, *delta; /* [64]; delta: -1 where the previous token is the base */
 	uint8_t *classes;              /* [tokens][64], lane order */
-	uint8_t *raw;                  /* and 8 writable bytes past it */
+	uint8_t *raw;                  /* and 64 writable bytes past it */
 	uint64_t *outside;             /* [tokens]: channels whose integer is not reproduced */
 	uint32_t count[16];            /* result: of each class */
 };
 
-/* Squares of errors and values of what will be decoded: channels as above, then added in order. */
+/*
+ * Squares of errors and, if wanted, of values: channels as above, then added in order. bf16: errors
+ * are whole FRACTIONS of a step, before what is decoded is rounded to bf16 (by 2^-9 of it at most),
+ * so that their squares are added as integers. Others: of what will be decoded.
+ */
 struct measure_job {
 	struct group_view view;
 	const int16_t *integers;
-	const float *scale;         /* [64]; 0 for idle channels */
+	const float *scale, *inverse; /* [64]; 0 for idle channels */
+	uint8_t wants_norm;
 	uint64_t *outside;          /* count for neither; channels that overflow are added */
 	double error_sum, norm_sum; /* results */
 };
 
 /*
- * quantise, pack and measure at once, for a full bf16 group whose integers are small (not beyond
- * INTEGER_SMALL). What it leaves as integers means nothing.
+ * quantise, pack and measure (without norm) at once, for a full bf16 group whose integers are small
+ * (not beyond INTEGER_SMALL). What it leaves as integers means nothing.
  */
 struct code_job {
 	struct pack_job pack;
 	struct measure_job measure;
-	const float *inverse; /* [64] */
-	int16_t *integers;    /* [tokens][64]: room for them */
-	const uint8_t *next;  /* two cache lines a token that will be wanted soon, or NULL */
+	int16_t *integers;   /* [tokens][64]: room for them */
+	const uint8_t *next; /* two cache lines a token that will be wanted soon, or NULL */
 };
 
 /* One value as `quantise` makes an integer of it. */
 int16_t quantise_value(float x);
 /* The last step of measure: channels in order. */
 void measure_total(struct measure_job *job, const double error[LANES], const double norm[LANES]);
+/* The same for bf16: squares in FRACTIONS of a step. */
+void measure_fractions(struct measure_job *job, const uint32_t square[LANES],
+		       const double norm[LANES]);
 
 struct kernels {
 	const char *name;

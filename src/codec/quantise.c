@@ -27,35 +27,45 @@
 #define FACTOR_RANGE  0x1p15f
 #define OFFSET_BITS   8u /* what an offset costs, about */
 
-/* Mean, mean square, variance and peak of each channel of a group, over finite values of coded
- * tokens. */
-static void group_spread(const struct draft *d, uint32_t group)
+/* Mean, mean square, variance and peak of each channel, over finite values of coded tokens. */
+static void choose_spread(const struct draft *d)
 {
 	struct codec_scratch *s = d->scratch;
-	struct spread_job job = {.view = draft_view(d, group)};
+	uint32_t tokens = d->tokens - d->verbatim;
+	double all = tokens ? 1.0 / tokens : 1;
+	struct spread_job job = {.view = draft_view(d, 0),
+				 .sum = s->sum,
+				 .square = s->square,
+				 .peak = s->peak,
+				 .count = s->count};
 
+	job.view.lanes = d->channels;
 	d->kernels->spread(&job);
-	for (uint32_t i = 0; i < job.view.lanes; i++) {
-		uint32_t channel = group * LANES + i;
-		double n = job.count[i] ? job.count[i] : 1, average = job.sum[i] / n;
-		double variance = job.square[i] / n - average * average;
+	for (uint32_t c = 0; c < d->channels; c++) {
+		double part = all, average, power, variance;
 
-		s->mean[channel] = (float)average;
-		s->power[channel] = (float)(job.square[i] / n);
-		s->spread[channel] = (float)(variance > 0 ? variance : 0);
-		s->peak[channel] = job.count[i] == d->tokens - d->verbatim ? job.peak[i] : INFINITY;
+		if (__builtin_expect(s->count[c] != tokens, 0)) {
+			part = s->count[c] ? 1.0 / s->count[c] : 1;
+			s->peak[c] = INFINITY;
+		}
+		average = s->sum[c] * part;
+		power = s->square[c] * part;
+		variance = power - average * average;
+		s->mean[c] = (float)average;
+		s->power[c] = (float)power;
+		s->spread[c] = (float)(variance > 0 ? variance : 0);
 	}
 }
 
-/* The lower median of values that are not negative: the least that is not below half of them. Such
- * floats are ordered as their bits are. */
+/* The lower median of values that are not negative, to seven bits: the least such number that is
+ * not below half of them. Floats like these are ordered as their bits are. */
 static float median(const float *values, uint32_t count)
 {
-	uint32_t low = 0, high = F32_EXPONENT, wanted = (count - 1) / 2 + 1;
+	uint32_t low = 0, high = F32_EXPONENT >> 16, wanted = (count - 1) / 2 + 1;
 
 	while (low < high) {
 		uint32_t middle = low + (high - low) / 2, below = 0;
-		float limit = f32_of(middle);
+		float limit = f32_of(middle << 16);
 
 		for (uint32_t i = 0; i < count; i++)
 			below += values[i] <= limit;
@@ -64,7 +74,7 @@ static float median(const float *values, uint32_t count)
 		else
 			low = middle + 1;
 	}
-	return f32_of(low);
+	return low ? f32_of((low << 16) - 0x8000) : 0;
 }
 
 static double mean(const float *values, uint32_t count)
@@ -225,37 +235,29 @@ static int offsets_pay(const struct draft *d)
 	return (half_bits >> 24) * (d->tokens - d->verbatim) > (uint64_t)OFFSET_BITS * d->channels;
 }
 
-/* Offsets (where wanted) and delta flags of a group, by channel. Are all its integers small? */
-static int choose_bases(const struct draft *d, uint32_t group, int want_offsets,
-			const float inverse[LANES], int16_t offset[LANES], int16_t delta[LANES])
+/* Offsets (where wanted) and delta flags of a group, by channel. */
+static void choose_bases(const struct draft *d, uint32_t group, int want_offsets, int is_small,
+			 const float inverse[LANES], int16_t offset[LANES], int16_t delta[LANES])
 {
 	const struct codec_scratch *s = d->scratch;
 	const int16_t *first = s->integers + d->verbatim * LANES;
 	struct distance_job job = {.integers = s->integers,
 				   .first = d->verbatim,
 				   .tokens = d->tokens,
-				   .is_small = 1,
+				   .is_small = (uint8_t)is_small,
 				   .offset = offset};
 
 	memset(offset, 0, LANES * sizeof(*offset));
-	for (uint32_t i = 0; i < draft_lanes(d, group); i++) {
-		uint32_t channel = group * LANES + i;
-
-		/* not true of a peak that is infinite */
-		job.is_small &= s->peak[channel] * inverse[i] < INTEGER_SMALL;
-		if (want_offsets)
-			offset[i] = quantise_value(s->mean[channel] * inverse[i]);
-		if (offset[i] == INTEGER_NONE)
-			offset[i] = 0;
+	for (uint32_t i = 0; want_offsets && i < draft_lanes(d, group); i++) {
+		offset[i] = quantise_value(s->mean[group * LANES + i] * inverse[i]);
+		offset[i] = offset[i] == INTEGER_NONE ? 0 : offset[i];
 	}
 	d->kernels->distance(&job);
-	for (uint32_t i = 0; i < LANES; i++) {
-		/* 2 % less, or the flag and the worse mix of the group's table do not pay */
-		delta[i] = -((int64_t)job.to_last[i] * 100 < (int64_t)job.to_offset[i] * 98);
-		if (delta[i] && want_offsets && d->verbatim < d->tokens && first[i] != INTEGER_NONE)
-			offset[i] = first[i];
-	}
-	return job.is_small;
+	/* 6 % less, or the flag and the worse mix of the group's table do not pay */
+	for (uint32_t i = 0; i < LANES; i++)
+		delta[i] = (int16_t) - (job.to_last[i] * 100 < job.to_offset[i] * 94);
+	for (uint32_t i = 0; want_offsets && d->verbatim < d->tokens && i < LANES; i++)
+		offset[i] = delta[i] && first[i] != INTEGER_NONE ? first[i] : offset[i];
 }
 
 /* Bits (q16) that a group of `total` symbols costs with r raw bits, about. count: of its classes.
@@ -290,7 +292,7 @@ static uint32_t choose_raw_bits(const struct draft *d, uint32_t lanes, const int
 	uint32_t best = 0;
 
 	d->kernels->count(&job);
-	for (uint32_t r = 0; r < RAW_CHOICES; r++) {
+	for (uint32_t r = job.r_first; r <= job.r_last; r++) {
 		uint64_t cost = cost_with(job.count[r], job.total, r, d->element_bytes);
 
 		if (cost < least) {
@@ -299,6 +301,12 @@ static uint32_t choose_raw_bits(const struct draft *d, uint32_t lanes, const int
 		}
 	}
 	return best;
+}
+
+/* Of 16 bits, so that a product with a bf16 is exact and may be fused with a sum. */
+static float inverse_of(float step)
+{
+	return f32_of(f32_bits(1 / step) & 0xffffff00);
 }
 
 /* Steps of a group's channels, and their inverses. */
@@ -317,7 +325,8 @@ static void group_scales(const struct draft *d, uint32_t group, float scale[LANE
 	}
 	for (uint32_t i = 0, end; !d->factor && i < lanes; i = end) {
 		uint32_t head = (group * LANES + i) / d->part->dim;
-		float own = step_scale(d->scratch->steps[head], STEP_FACTOR_ONE), under = 1 / own;
+		float own = step_scale(d->scratch->steps[head], STEP_FACTOR_ONE);
+		float under = inverse_of(own);
 
 		end = (uint32_t)u64_min(lanes, (head + 1) * d->part->dim - group * LANES);
 		for (uint32_t k = i; k < end; k++) {
@@ -327,12 +336,26 @@ static void group_scales(const struct draft *d, uint32_t group, float scale[LANE
 	}
 }
 
+/* Are all integers of a group small? Not with a peak that is infinite. */
+static int group_is_small(const struct draft *d, uint32_t group, const float inverse[LANES])
+{
+	const float *peak = d->scratch->peak + group * LANES;
+	uint32_t lanes = draft_lanes(d, group), small = 0;
+
+	for (uint32_t i = 0; i < lanes; i++)
+		small += peak[i] * inverse[i] < INTEGER_SMALL;
+	return small == lanes;
+}
+
 /* The integers of a group; verbatim tokens become INTEGER_NONE. */
-static void group_integers(const struct draft *d, uint32_t group, const float inverse[LANES])
+static void group_integers(const struct draft *d, uint32_t group, const float inverse[LANES],
+			   int is_small)
 {
 	struct codec_scratch *s = d->scratch;
-	struct quantise_job job = {
-	    .view = draft_view(d, group), .inverse = inverse, .integers = s->integers};
+	struct quantise_job job = {.view = draft_view(d, group),
+				   .inverse = inverse,
+				   .is_small = (uint8_t)is_small,
+				   .integers = s->integers};
 
 	d->kernels->quantise(&job);
 	for (uint32_t i = 0; i < d->verbatim * LANES; i++)
@@ -340,21 +363,19 @@ static void group_integers(const struct draft *d, uint32_t group, const float in
 }
 
 /* Those that choices are made from. */
-static void sample_integers(const struct draft *d, uint32_t group, const float inverse[LANES])
+static void sample_integers(const struct draft *d, uint32_t group, const float inverse[LANES],
+			    int is_small)
 {
-	struct quantise_job job = {
-	    .view = draft_view(d, group), .inverse = inverse, .integers = d->scratch->integers};
+	struct quantise_job job = {.view = draft_view(d, group),
+				   .inverse = inverse,
+				   .is_small = (uint8_t)is_small,
+				   .is_sample = 1,
+				   .integers = d->scratch->integers};
 
-	if (!is_sampled(d->verbatim, d->tokens)) {
-		group_integers(d, group, inverse);
-		return;
-	}
-	for (uint32_t t = d->verbatim; t < d->tokens; t += SAMPLE_EVERY) {
-		/* with the one before them, which is a base */
-		job.view.first = t > d->verbatim ? t - 1 : t;
-		job.view.tokens = (uint32_t)u64_min(t + SAMPLE_TAKEN, d->tokens);
+	if (is_sampled(d->verbatim, d->tokens))
 		d->kernels->quantise(&job);
-	}
+	else
+		group_integers(d, group, inverse, is_small);
 }
 
 /* Keep a group's choices where the meta is written from. */
@@ -362,20 +383,23 @@ static void group_keep(struct draft *d, uint32_t group, const int16_t offset[LAN
 		       const int16_t delta[LANES])
 {
 	struct codec_scratch *s = d->scratch;
-	uint32_t lanes = draft_lanes(d, group);
+	uint32_t lanes = draft_lanes(d, group), any = 0, wide = 0, some_delta = 0;
 
 	for (uint32_t i = 0; i < lanes; i++) {
 		uint32_t channel = group * LANES + i;
 
 		s->offset[channel] = offset[i];
-		s->delta[channel] = delta[i] != 0;
-		if (offset[i] < INT8_MIN || offset[i] > INT8_MAX)
-			d->flags = (uint8_t)((d->flags & ~TENSOR_OFFSET_I8) | TENSOR_OFFSET_I16);
-		else if (offset[i] && !(d->flags & TENSOR_OFFSET_I16))
-			d->flags |= TENSOR_OFFSET_I8;
-		if (delta[i])
-			d->flags |= TENSOR_DELTA;
+		s->delta[channel] = (uint8_t)(delta[i] & 1);
+		any |= (uint16_t)offset[i];
+		wide |= (uint32_t)(offset[i] ^ (int8_t)offset[i]);
+		some_delta |= (uint16_t)delta[i];
 	}
+	if (some_delta)
+		d->flags |= TENSOR_DELTA;
+	if (wide)
+		d->flags = (uint8_t)((d->flags & ~TENSOR_OFFSET_I8) | TENSOR_OFFSET_I16);
+	else if (any && !(d->flags & TENSOR_OFFSET_I16))
+		d->flags |= TENSOR_OFFSET_I8;
 }
 
 /* Elements to symbols, and their error. */
@@ -392,7 +416,7 @@ static void group_symbols(const struct draft *d, uint32_t group, struct code_job
 		return;
 	}
 	if (is_sampled(d->verbatim, d->tokens))
-		group_integers(d, group, job->inverse);
+		group_integers(d, group, job->measure.inverse, is_small);
 	d->kernels->pack(&job->pack);
 	d->kernels->measure(&job->measure);
 }
@@ -415,24 +439,29 @@ static int group_code(struct draft *d, uint32_t group, int want_offsets)
 	    .measure = {.view = draft_view(d, group),
 			.integers = s->integers,
 			.scale = scale,
+			.inverse = inverse,
 			.outside = s->outside},
-	    .inverse = inverse,
 	    .integers = s->integers,
 	};
-	int is_small;
+	int is_small, norm_is_known;
 
 	group_scales(d, group, scale, inverse);
-	sample_integers(d, group, inverse);
-	is_small = choose_bases(d, group, want_offsets, inverse, offset, delta);
+	is_small = group_is_small(d, group, inverse);
+	sample_integers(d, group, inverse, is_small);
+	choose_bases(d, group, want_offsets, is_small, inverse, offset, delta);
 	job.pack.raw_bits = choose_raw_bits(d, lanes, offset, delta);
 	s->raw_bits[group] = (uint8_t)job.pack.raw_bits;
+	norm_is_known = is_small && d->dtype == SSV_DTYPE_BF16;
+	job.measure.wants_norm = !norm_is_known;
 	group_symbols(d, group, &job, is_small);
+	for (uint32_t i = 0; i < lanes && norm_is_known; i++)
+		job.measure.norm_sum += s->square[group * LANES + i];
 	d->error_sum += job.measure.error_sum;
 	d->norm_sum += job.measure.norm_sum;
 	d->raw_bytes += d->tokens * ((lanes * job.pack.raw_bits + 7) / 8);
 	group_keep(d, group, offset, delta);
 	frequency_fit(job.pack.count, s->frequency + group * META_CLASSES);
-	return draft_exceptions(d, group);
+	return draft_exceptions(d, group, norm_is_known);
 }
 
 /* Squares of values below the least step vanish in fp32, and so would their error: store them. */
@@ -450,8 +479,7 @@ int draft_quantise(struct draft *d, const struct tier *tier)
 	int want_offsets, err = 0;
 
 	draft_reset(d);
-	for (uint32_t group = 0; group < d->groups; group++)
-		group_spread(d, group);
+	choose_spread(d);
 	if (is_too_small(d))
 		return -E2BIG;
 	for (uint32_t head = 0; head < d->part->heads; head++)

@@ -51,25 +51,27 @@ static inline int run_ends(const struct group_view *view, uint32_t token)
 	return (token - view->first) % RUN_TOKENS == RUN_TOKENS - 1 || token + 1 == view->tokens;
 }
 
-static void run_add(float run[LANES], double sum[LANES])
+static void run_add(float *run, double *sum, uint32_t lanes)
 {
-	for (uint32_t i = 0; i < LANES; i++) {
+	for (uint32_t i = 0; i < lanes; i++) {
 		sum[i] += (double)run[i];
 		run[i] = 0;
 	}
 }
 
-void scalar_spread(struct spread_job *job)
+/* 64 channels or fewer. */
+static void spread_group(struct spread_job *job)
 {
 	float values[LANES] = {0}, sum[LANES] = {0}, square[LANES] = {0};
+	const uint32_t lanes = job->view.lanes;
 
-	memset(job->sum, 0, sizeof(job->sum));
-	memset(job->square, 0, sizeof(job->square));
-	memset(job->peak, 0, sizeof(job->peak));
-	memset(job->count, 0, sizeof(job->count));
+	memset(job->sum, 0, lanes * sizeof(*job->sum));
+	memset(job->square, 0, lanes * sizeof(*job->square));
+	memset(job->peak, 0, lanes * sizeof(*job->peak));
+	memset(job->count, 0, lanes * sizeof(*job->count));
 	for (uint32_t t = job->view.first; t < job->view.tokens; t++) {
 		load_row(&job->view, t, values);
-		for (uint32_t i = 0; i < LANES; i++) {
+		for (uint32_t i = 0; i < lanes; i++) {
 			int finite = f32_is_finite(values[i]);
 			float x = finite ? values[i] : 0;
 			float magnitude = f32_of(f32_bits(x) & INT32_MAX);
@@ -81,8 +83,23 @@ void scalar_spread(struct spread_job *job)
 		}
 		if (!run_ends(&job->view, t))
 			continue;
-		run_add(sum, job->sum);
-		run_add(square, job->square);
+		run_add(sum, job->sum, lanes);
+		run_add(square, job->square, lanes);
+	}
+}
+
+void scalar_spread(struct spread_job *job)
+{
+	for (uint32_t c = 0; c < job->view.lanes; c += LANES) {
+		struct spread_job group = {.view = job->view,
+					   .sum = job->sum + c,
+					   .square = job->square + c,
+					   .peak = job->peak + c,
+					   .count = job->count + c};
+
+		group.view.elements += (size_t)c * dtype_bytes(job->view.dtype);
+		group.view.lanes = (uint32_t)u64_min(job->view.lanes - c, LANES);
+		spread_group(&group);
 	}
 }
 
@@ -108,10 +125,11 @@ void scalar_power(const struct power_job *job)
 	}
 }
 
-/* Adding 1.5 * 2^23 leaves the nearest integer, ties to even, in the low bits. */
-#define ROUND_BIAS      12582912.0f
-#define ROUND_BIAS_BITS 0x4b400000
-#define LIMIT_BITS      0x46fa0000 /* of (float)INTEGER_MAX */
+/* Adding 1.5 * 2^16 leaves whole FRACTIONS in the low bits; half a step more, and their upper part
+ * is the nearest integer. */
+#define ROUND_BIAS      98304.5f
+#define ROUND_BIAS_BITS 0x47c00000u /* of 98304 */
+#define LIMIT_BITS      0x46fa0000  /* of (float)INTEGER_MAX */
 
 int16_t quantise_value(float x)
 {
@@ -120,17 +138,23 @@ int16_t quantise_value(float x)
 	/* as integers, magnitudes beyond the limit, infinity and NaN are above */
 	if ((bits & INT32_MAX) > LIMIT_BITS)
 		return INTEGER_NONE;
-	return (int16_t)((int32_t)f32_bits(x + ROUND_BIAS) - ROUND_BIAS_BITS);
+	return (int16_t)(f32_bits(x + ROUND_BIAS) / FRACTIONS - ROUND_BIAS_BITS / FRACTIONS);
 }
 
 void scalar_quantise(const struct quantise_job *job)
 {
 	float values[LANES] = {0};
 
-	for (uint32_t t = job->view.first; t < job->view.tokens; t++) {
-		load_row(&job->view, t, values);
-		for (uint32_t i = 0; i < LANES; i++)
-			job->integers[t * LANES + i] = quantise_value(values[i] * job->inverse[i]);
+	for (uint32_t run = job->view.first; run < job->view.tokens;) {
+		uint32_t end, t = quantise_run(&job->view, job->is_sample, run, &end);
+
+		for (; t < end; t++) {
+			load_row(&job->view, t, values);
+			for (uint32_t i = 0; i < LANES; i++)
+				job->integers[t * LANES + i] =
+				    quantise_value(values[i] * job->inverse[i]);
+		}
+		run = job->is_sample ? run + SAMPLE_EVERY : end;
 	}
 }
 
@@ -181,9 +205,15 @@ static uint32_t histogram_fill(const struct count_job *job, uint32_t histogram[2
 
 void scalar_count(struct count_job *job)
 {
-	uint32_t histogram[2 * HISTOGRAM_HALF] = {0};
+	uint32_t histogram[2 * HISTOGRAM_HALF] = {0}, inside[RAW_CHOICES];
 
 	job->total = histogram_fill(job, histogram);
+	for (uint32_t r = 0; r < RAW_CHOICES; r++) {
+		inside[r] = 0;
+		for (uint32_t i = 0; i < 16u << r; i++)
+			inside[r] += histogram[HISTOGRAM_HALF - (8 << r) + i];
+	}
+	count_range(job, inside);
 	for (uint32_t r = 0; r < RAW_CHOICES; r++) {
 		uint32_t half = HISTOGRAM_HALF >> r;
 
@@ -211,7 +241,35 @@ static inline float decoded_value(float x, uint8_t dtype)
 	}
 }
 
-void scalar_measure(struct measure_job *job)
+/* bf16: the square of what rounding to an integer took, in FRACTIONS. */
+static inline uint32_t fraction_square(float value, float inverse)
+{
+	int32_t fraction = (int32_t)(f32_bits(value * inverse + ROUND_BIAS) % FRACTIONS);
+
+	return (uint32_t)((fraction - FRACTIONS / 2) * (fraction - FRACTIONS / 2));
+}
+
+static void measure_bf16(struct measure_job *job)
+{
+	float values[LANES] = {0}, norm[LANES] = {0};
+	double norm_sum[LANES] = {0};
+	uint32_t square[LANES] = {0};
+
+	for (uint32_t t = job->view.first; t < job->view.tokens; t++) {
+		load_row(&job->view, t, values);
+		for (uint32_t i = 0; i < job->view.lanes; i++) {
+			if (job->outside[t] >> i & 1)
+				continue;
+			square[i] += fraction_square(values[i], job->inverse[i]);
+			norm[i] += values[i] * values[i];
+		}
+		if (run_ends(&job->view, t))
+			run_add(norm, norm_sum, LANES);
+	}
+	measure_fractions(job, square, norm_sum);
+}
+
+static void measure_other(struct measure_job *job)
 {
 	double error_sum[LANES] = {0}, norm_sum[LANES] = {0};
 	float values[LANES] = {0}, error[LANES] = {0}, norm[LANES] = {0};
@@ -231,10 +289,18 @@ void scalar_measure(struct measure_job *job)
 		}
 		if (!run_ends(&job->view, t))
 			continue;
-		run_add(error, error_sum);
-		run_add(norm, norm_sum);
+		run_add(error, error_sum, LANES);
+		run_add(norm, norm_sum, LANES);
 	}
 	measure_total(job, error_sum, norm_sum);
+}
+
+void scalar_measure(struct measure_job *job)
+{
+	if (job->view.dtype == SSV_DTYPE_BF16)
+		measure_bf16(job);
+	else
+		measure_other(job);
 }
 
 void measure_total(struct measure_job *job, const double error[LANES], const double norm[LANES])
@@ -243,14 +309,27 @@ void measure_total(struct measure_job *job, const double error[LANES], const dou
 	job->norm_sum = 0;
 	for (uint32_t i = 0; i < LANES; i++) {
 		job->error_sum += error[i];
-		job->norm_sum += norm[i];
+		job->norm_sum += job->wants_norm ? norm[i] : 0;
 	}
+}
+
+void measure_fractions(struct measure_job *job, const uint32_t square[LANES],
+		       const double norm[LANES])
+{
+	double error[LANES];
+
+	for (uint32_t i = 0; i < LANES; i++) {
+		double fraction = (double)job->scale[i] / FRACTIONS;
+
+		error[i] = fraction * fraction * square[i];
+	}
+	measure_total(job, error, norm);
 }
 
 void scalar_code(struct code_job *job)
 {
 	struct quantise_job quantise = {
-	    .view = job->measure.view, .inverse = job->inverse, .integers = job->integers};
+	    .view = job->measure.view, .inverse = job->measure.inverse, .integers = job->integers};
 
 	scalar_quantise(&quantise);
 	for (uint32_t i = 0; i < job->measure.view.first * LANES; i++)

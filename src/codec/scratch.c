@@ -63,6 +63,9 @@ static void lay_out(struct codec_scratch *s, struct arena *arena, uint32_t chann
 	s->row_offset = arena_take(arena, channels_max * sizeof(*s->row_offset));
 	s->streams = arena_take(arena, elements + R16_STREAMS_MAX * STREAM_EXTRA_BYTES);
 	s->outside = arena_take(arena, SSV_CHUNK_TOKENS * sizeof(*s->outside));
+	s->sum = arena_take(arena, channels_max * sizeof(*s->sum));
+	s->square = arena_take(arena, channels_max * sizeof(*s->square));
+	s->count = arena_take(arena, channels_max * sizeof(*s->count));
 	s->power = arena_take(arena, channels_max * sizeof(*s->power));
 	s->mean = arena_take(arena, channels_max * sizeof(*s->mean));
 	s->peak = arena_take(arena, channels_max * sizeof(*s->peak));

@@ -50,6 +50,8 @@ struct codec_scratch {
 	uint32_t *row_offset; /* [channels_max] */
 	uint8_t *streams;     /* r16 encoding: a byte a symbol, STREAM_EXTRA_BYTES a stream */
 	uint64_t *outside;    /* [SSV_CHUNK_TOKENS]: channels of the group that need an exception */
+	double *sum, *square; /* [channels_max]: of a channel's values */
+	uint32_t *count;      /* [channels_max]: how many they are */
 	float *power;         /* [channels_max]: mean square of a channel */
 	float *spread;        /* [channels_max]: its variance */
 	float *mean;          /* [channels_max] */

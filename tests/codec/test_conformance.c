@@ -14,6 +14,7 @@
 
 #include "base/bytes.h"
 #include "codec/float.h"
+#include "codec/kernels.h"
 #include "codec/lossless.h"
 #include "fixture.h"
 
@@ -59,7 +60,8 @@ static void lossless_is_bit_exact(void **state)
 	}
 }
 
-/* Half a step, the element's own rounding, and nothing for what is not finite. */
+/* Half a step and half of what integers are rounded from (FRACTIONS, an inverse of 16 bits), the
+ * element's own rounding, and nothing for what is not finite. */
 static uint32_t coded_entries[5]; /* by dtype: a test of stored entries alone proves little */
 
 static void assert_within_step(const struct container *container, uint32_t index, const uint8_t *in,
@@ -91,8 +93,9 @@ static void assert_within_step(const struct container *container, uint32_t index
 			continue;
 		}
 		step = f32_from_fp16(load_le16(meta.steps + 2 * (i % channels / dim)));
-		limit = step * .5001f + fabsf(x) * rounding[shape->dtype] +
-			step * rounding[shape->dtype] + least[shape->dtype];
+		limit = step * (.5f + .501f / FRACTIONS) + fabsf(x) * 0x1p-15f +
+			fabsf(x) * rounding[shape->dtype] + step * rounding[shape->dtype] +
+			least[shape->dtype];
 		if (!(fabsf(x - y) <= limit))
 			fail_msg("element %u: %g became %g, step %g", i, (double)x, (double)y,
 				 (double)step);

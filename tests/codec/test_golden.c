@@ -23,7 +23,7 @@
 static const uint8_t tiers[] = {SSV_TIER_LOSSLESS, SSV_TIER_STANDARD};
 
 /* CRC-32C of what each standard container decodes to, by dtype. */
-static const uint32_t standard_values[] = {0x1818a455, 0x3e8169e0, 0x81415336, 0x55453e11,
+static const uint32_t standard_values[] = {0x61aa3e66, 0xd8fe8351, 0x2aa1bdb0, 0xf8e1f7b4,
 					   0x057830c2};
 
 static const char *folder;

@@ -20,6 +20,7 @@
 	__builtin_shuffle(a, b, (vu){0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30})
 #define odd32(a, b) \
 	__builtin_shuffle(a, b, (vu){1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31})
+#define add_product(sum, a, b) ((vf)_mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(sum)))
 
 #include "codec/simd/encode_template.h"
 
@@ -82,39 +83,43 @@ static void subsets_to_values(const struct subset_counts *counts, uint32_t flip,
 		count[i ^ flip] = (uint32_t)exact[i];
 }
 
-/* Planes of the classes of some tokens, until there are eight of them. */
+/* Planes of the classes of some tokens: of the last eight, and the eight before them. They are
+ * added up some tokens later, since a vector cannot be loaded right behind the stores of its
+ * numbers. */
 struct class_planes {
-	_Alignas(64) uint64_t plane[4][PLANE_TOKENS];
-	uint32_t tokens;
+	_Alignas(64) uint64_t plane[2][4][PLANE_TOKENS];
 	struct subset_counts counts;
 };
 
+INLINE void class_planes_sum(struct class_planes *planes, uint32_t which, __mmask8 some)
+{
+	__m512i plane[4];
+
+	for (uint32_t k = 0; k < 4; k++)
+		plane[k] = _mm512_maskz_load_epi64(some, planes->plane[which][k]);
+	subsets_add(&planes->counts, plane, _mm512_maskz_set1_epi64(some, -1));
+}
+
 INLINE void class_planes_add(struct class_planes *planes, uint32_t token, __m512i classes)
 {
-	uint32_t at = token % PLANE_TOKENS;
+	uint32_t at = token % PLANE_TOKENS, which = token / PLANE_TOKENS & 1;
 
 	for (int k = 0; k < 4; k++)
-		planes->plane[k][at] =
+		planes->plane[which][k][at] =
 		    _mm512_test_epi8_mask(classes, _mm512_set1_epi8((char)(1 << k)));
-	if (at == PLANE_TOKENS - 1) {
-		__m512i plane[4];
-
-		for (uint32_t k = 0; k < 4; k++)
-			plane[k] = _mm512_load_si512(planes->plane[k]);
-		subsets_add(&planes->counts, plane, _mm512_set1_epi64(-1));
-	}
+	if (at == PLANE_TOKENS - 1 && token >= PLANE_TOKENS)
+		class_planes_sum(planes, !which, 0xff);
 }
 
 /* The tokens after the last eight, then all counts. */
 static void class_planes_finish(struct class_planes *planes, uint32_t tokens, uint32_t count[16])
 {
 	uint32_t rest = tokens % PLANE_TOKENS;
-	__mmask8 some = (__mmask8)((1u << rest) - 1);
-	__m512i plane[4];
+	uint32_t which = tokens / PLANE_TOKENS & 1;
 
-	for (uint32_t k = 0; k < 4; k++)
-		plane[k] = _mm512_maskz_load_epi64(some, planes->plane[k]);
-	subsets_add(&planes->counts, plane, _mm512_maskz_set1_epi64(some, -1));
+	if (tokens >= PLANE_TOKENS)
+		class_planes_sum(planes, !which, 0xff);
+	class_planes_sum(planes, which, (__mmask8)((1u << rest) - 1));
 	subsets_to_values(&planes->counts, 0, count);
 }
 
@@ -159,72 +164,117 @@ INLINE uint64_t difference_add(const struct count_job *job, struct difference_pl
 	return all;
 }
 
-/* Add what eight tokens have, for each number of raw bits. */
-static void difference_count(const struct difference_planes *planes, __mmask8 some,
-			     struct subset_counts counts[RAW_CHOICES])
+/* How many symbols have a class with each number of raw bits. */
+static void difference_range(struct count_job *job, const struct difference_planes *planes,
+			     uint32_t count)
 {
-	__m512i sign = _mm512_maskz_load_epi64(some, planes->sign);
-	__m512i inside = _mm512_maskz_load_epi64(some, planes->inside), bit[10];
+	__m512i sum[RAW_CHOICES];
+	uint32_t total[RAW_CHOICES];
 
-	for (uint32_t k = 0; k < 9; k++)
-		bit[k] = _mm512_load_si512(planes->bit[k]);
-	bit[9] = sign;
-	for (uint32_t r = RAW_CHOICES; r-- > 0;) {
-		__m512i plane[4] = {bit[r], bit[r + 1], bit[r + 2], sign};
+	for (uint32_t r = 0; r < RAW_CHOICES; r++)
+		sum[r] = _mm512_setzero_si512();
+	for (; count--; planes++) {
+		__m512i sign = _mm512_load_si512(planes->sign);
+		__m512i inside = _mm512_load_si512(planes->inside), bit = sign;
 
-		/* with r raw bits, all from bit r + 3 on have to be the sign */
-		inside = _mm512_andnot_si512(_mm512_xor_si512(bit[r + 3], sign), inside);
-		subsets_add(&counts[r], plane, inside);
+		for (uint32_t r = RAW_CHOICES; r-- > 0;) {
+			/* with r raw bits, all from bit r + 3 on have to be the sign */
+			inside = _mm512_andnot_si512(_mm512_xor_si512(bit, sign), inside);
+			sum[r] = _mm512_add_epi64(sum[r], _mm512_popcnt_epi64(inside));
+			bit = _mm512_load_si512(planes->bit[r + 2]);
+		}
 	}
+	for (uint32_t r = 0; r < RAW_CHOICES; r++)
+		total[r] = (uint32_t)_mm512_reduce_add_epi64(sum[r]);
+	count_range(job, total);
 }
+
+/* The counts with so many raw bits. */
+static void difference_count(const struct difference_planes *planes, uint32_t count, uint32_t r,
+			     uint32_t of_class[16])
+{
+	struct subset_counts counts;
+
+	memset(&counts, 0, sizeof(counts));
+	for (; count--; planes++) {
+		__m512i sign = _mm512_load_si512(planes->sign), plane[4];
+		__m512i inside = _mm512_load_si512(planes->inside);
+
+		for (uint32_t k = 0; k < 3; k++)
+			plane[k] = _mm512_load_si512(planes->bit[r + k]);
+		plane[3] = sign;
+		for (uint32_t k = r + 3; k < 9; k++)
+			inside = _mm512_andnot_si512(
+			    _mm512_xor_si512(_mm512_load_si512(planes->bit[k]), sign), inside);
+		subsets_add(&counts, plane, inside);
+	}
+	subsets_to_values(&counts, 8, of_class);
+}
+
+/* So many vectors of planes: of all tokens if they are few, of those that are taken otherwise. */
+#define PLANES_MAX                                                           \
+	((SSV_CHUNK_TOKENS * SAMPLE_TAKEN / SAMPLE_EVERY > SAMPLE_TOKENS_MIN \
+	      ? SSV_CHUNK_TOKENS * SAMPLE_TAKEN / SAMPLE_EVERY               \
+	      : SAMPLE_TOKENS_MIN) /                                         \
+	 PLANE_TOKENS)
 
 void avx512_count(struct count_job *job)
 {
 	const __m512i low_bytes = channel_bytes();
 	const __m512i high_bytes = _mm512_add_epi8(low_bytes, _mm512_set1_epi8(1));
-	struct subset_counts counts[RAW_CHOICES];
-	struct difference_planes planes;
+	struct difference_planes planes[PLANES_MAX];
 	uint32_t at = 0;
 
 	if (job->lanes < LANES) {
 		scalar_count(job);
 		return;
 	}
-	memset(counts, 0, sizeof(counts));
 	job->total = 0;
 	for (uint32_t t = job->first; t < job->tokens; t++) {
 		if (!sample_takes(job->first, job->tokens, t))
 			continue;
-		job->total += (uint32_t)__builtin_popcountll(
-		    difference_add(job, &planes, t, at, low_bytes, high_bytes));
-		if (++at < PLANE_TOKENS)
-			continue;
-		difference_count(&planes, 0xff, counts);
-		at = 0;
+		job->total += (uint32_t)__builtin_popcountll(difference_add(
+		    job, &planes[at / PLANE_TOKENS], t, at % PLANE_TOKENS, low_bytes, high_bytes));
+		at++;
 	}
-	if (at)
-		difference_count(&planes, (__mmask8)((1u << at) - 1), counts);
-	for (uint32_t r = 0; r < RAW_CHOICES; r++)
-		subsets_to_values(&counts[r], 8, job->count[r]);
+	for (; at % PLANE_TOKENS; at++)
+		planes[at / PLANE_TOKENS].inside[at % PLANE_TOKENS] = 0;
+	difference_range(job, planes, at / PLANE_TOKENS);
+	for (uint32_t r = job->r_first; r <= job->r_last; r++)
+		difference_count(planes, at / PLANE_TOKENS, r, job->count[r]);
 }
 
 /* ---- packing ------------------------------------------------------------------------------------
  */
 
-/* 64 bytes of r bits each to 8 * r bytes. */
+/* 64 bytes of r bits each to 8 * r bytes; up to 64 are written. */
 INLINE void raw_store(__m512i bytes, const uint32_t r, uint8_t *out)
 {
 	_Alignas(64) uint8_t at[LANES] = {0};
+	uint64_t bits;
 	__m512i x;
 
+	if (r == 1) {
+		bits = _mm512_test_epi8_mask(bytes, bytes);
+		memcpy(out, &bits, sizeof(bits));
+		return;
+	}
+	x = _mm512_maddubs_epi16(bytes, _mm512_set1_epi16((short)(1 << (r + 8) | 1)));
+	if (r == 4) {
+		_mm256_storeu_si256((__m256i *)(void *)out, _mm512_cvtepi16_epi8(x));
+		return;
+	}
+	x = _mm512_madd_epi16(x, _mm512_set1_epi32(1 << (2 * r + 16) | 1));
+	if (r == 2) {
+		_mm_storeu_si128((__m128i *)(void *)out, _mm512_cvtepi32_epi8(x));
+		return;
+	}
 	for (uint32_t i = 0; i < 8 * r; i++)
 		at[i] = (uint8_t)(i / r * 8 + i % r);
-	x = _mm512_maddubs_epi16(bytes, _mm512_set1_epi16((short)(1 << (r + 8) | 1)));
-	x = _mm512_madd_epi16(x, _mm512_set1_epi32(1 << (2 * r + 16) | 1));
 	x = _mm512_or_si512(_mm512_and_si512(x, _mm512_set1_epi64(UINT32_MAX)),
 			    _mm512_slli_epi64(_mm512_srli_epi64(x, 32), 4 * r));
 	x = _mm512_permutexvar_epi8(_mm512_load_si512(at), x);
-	_mm512_mask_storeu_epi8(out, (1ull << 8 * r) - 1, x);
+	_mm512_storeu_si512(out, x);
 }
 
 /* Half a row: what of it is a symbol, and what is not reproduced. */
@@ -317,76 +367,75 @@ void avx512_pack(struct pack_job *job)
 
 #define CODE_AHEAD 12u /* tokens; they share four sets of the first-level cache */
 
-/* Half a row of a code_job: 32 channels, the even and the odd ones. */
+/* Half a row of a code_job: 32 channels, the even and the odd ones. A channel without delta gets
+ * its symbol at once, since the bias holds the middle less its offset; one with delta its integer.
+ */
 struct code_half {
-	struct column inverse, scale, error, norm;
-	__m512i offset, delta, last;
+	struct column inverse, bias;
+	__m512i last; /* the integer that the decoder has, less the middle */
+	__mmask32 delta;
+	vuh error;
+	struct wide_sum error_sum;
 };
 
-INLINE __m512i code_quantise(const struct code_half *half, struct column x, struct column *ret_y)
-{
-	vf even = x.even * half->inverse.even + ROUND_BIAS;
-	vf odd = x.odd * half->inverse.odd + ROUND_BIAS;
+/* The bias's own 2^15 is left in 16 bits: symbols are less 2^15 as signed numbers, until the end.
+ */
+#define BIASED 0x8000
 
-	ret_y->even = (even - ROUND_BIAS) * half->scale.even;
-	ret_y->odd = (odd - ROUND_BIAS) * half->scale.odd;
-	/* an integer is the lower half of its float, whose bias ends with 16 zeros */
-	return _mm512_mask_blend_epi16(0xaaaaaaaa, (__m512i)even,
-				       _mm512_slli_epi32((__m512i)odd, 16));
-}
-
-/* Errors of what is not `outside`. */
-INLINE void code_measure(struct code_half *half, struct column x, struct column y, uint32_t outside)
-{
-	y.even = decoded(y.even, SSV_DTYPE_BF16) - x.even;
-	y.odd = decoded(y.odd, SSV_DTYPE_BF16) - x.odd;
-	if (__builtin_expect(outside != 0, 0)) {
-		vi even = inside_mask(outside, 0, 0), odd = inside_mask(outside, 0, 1);
-
-		x.even = (vf)((vi)x.even & even);
-		y.even = (vf)((vi)y.even & even);
-		x.odd = (vf)((vi)x.odd & odd);
-		y.odd = (vf)((vi)y.odd & odd);
-	}
-	half->error.even += y.even * y.even;
-	half->error.odd += y.odd * y.odd;
-	half->norm.even += x.even * x.even;
-	half->norm.odd += x.odd * x.odd;
-}
-
-/* One token of half a group: its symbols. */
+/* One token of half a group: its symbols, as far as they are inside, BIASED. */
 INLINE __m512i code_step(struct code_half *half, const uint8_t *elements, const uint32_t r,
-			 uint32_t *ret_outside)
+			 const int has_delta, __m512i *ret_fraction)
 {
-	const __m512i middle = _mm512_set1_epi16((short)(8 << r));
-	const __m512i top = _mm512_set1_epi16((short)((16 << r) - 1));
-	struct column x = load_column(elements, SSV_DTYPE_BF16), y;
-	__m512i n = code_quantise(half, x, &y);
-	__m512i base = _mm512_ternarylogic_epi64(half->delta, half->last, half->offset, 0xca);
-	__m512i symbol = _mm512_sub_epi16(_mm512_add_epi16(n, middle), base);
-	uint32_t outside = _mm512_cmpgt_epu16_mask(symbol, top);
+	const __m512i middle = _mm512_set1_epi16((short)(BIASED + (8 << r)));
+	struct column x = load_column(elements, SSV_DTYPE_BF16);
+	__m512i even = (__m512i)add_product(half->bias.even, x.even, half->inverse.even);
+	__m512i odd = (__m512i)add_product(half->bias.odd, x.odd, half->inverse.odd);
+	/* bits 7 to 22 of each: integers; bits 0 to 6: fractions, half a step too large */
+	__m512i n = _mm512_mask_mov_epi16(_mm512_srli_epi32(even, 7), 0xaaaaaaaa,
+					  _mm512_slli_epi32(odd, 9));
+	__m512i fraction = _mm512_mask_mov_epi16(even, 0xaaaaaaaa, _mm512_slli_epi32(odd, 16));
+	__m512i symbol = n;
 
-	/* the decoder has n, so that tokens do not wait for one another */
-	half->last = n;
-	if (__builtin_expect(outside != 0, 0)) {
-		__m512i near = _mm512_max_epi16(symbol, _mm512_setzero_si512());
-
-		near = _mm512_min_epi16(near, top);
-		half->last = _mm512_add_epi16(n, _mm512_sub_epi16(near, symbol));
-		symbol = near;
+	fraction = _mm512_and_si512(fraction, _mm512_set1_epi16(FRACTIONS - 1));
+	*ret_fraction = _mm512_sub_epi16(fraction, _mm512_set1_epi16(FRACTIONS / 2));
+	if (has_delta) {
+		symbol = _mm512_mask_sub_epi16(n, half->delta, n, half->last);
+		half->last = _mm512_sub_epi16(n, middle);
 	}
-	code_measure(half, x, y, outside);
-	*ret_outside = outside;
 	return symbol;
 }
 
-INLINE void code_half_open(struct code_half *half, const struct code_job *job, uint32_t k)
+/* Some symbols are not inside: the nearest are taken, which the next tokens see, and their errors
+ * do not count. */
+static __m512i code_outside(struct code_half *half, __m512i symbol, __m512i top, __mmask32 outside,
+			    __m512i *fraction)
 {
-	half->inverse = column_of(job->inverse, k);
-	half->scale = column_of(job->measure.scale, k);
-	half->offset = _mm512_loadu_si512(job->pack.offset + 32 * k);
-	half->delta = _mm512_loadu_si512(job->pack.delta + 32 * k);
-	half->last = half->offset;
+	const __m512i biased = _mm512_set1_epi16((short)BIASED);
+	__m512i near = _mm512_max_epi16(_mm512_xor_si512(symbol, biased), _mm512_setzero_si512());
+
+	near = _mm512_xor_si512(_mm512_min_epi16(near, _mm512_xor_si512(top, biased)), biased);
+	half->last = _mm512_add_epi16(half->last, _mm512_sub_epi16(near, symbol));
+	*fraction = _mm512_maskz_mov_epi16(~outside, *fraction);
+	return near;
+}
+
+INLINE void code_half_open(struct code_half *half, const struct code_job *job, uint32_t k,
+			   const uint32_t r)
+{
+	const int16_t *offset = job->pack.offset + 32 * k, *delta = job->pack.delta + 32 * k;
+	int32_t middle = 8 << r;
+	float bias[32];
+	int16_t last[32];
+
+	for (uint32_t i = 0; i < 32; i++) {
+		bias[(i & 1) * V + i / 2] = ROUND_BIAS + (float)(delta[i] ? 0 : middle - offset[i]);
+		last[i] = (int16_t)(offset[i] - middle);
+	}
+	memset(half, 0, sizeof(*half));
+	memcpy(&half->bias, bias, sizeof(bias));
+	half->inverse = column_of(job->measure.inverse, k);
+	half->last = _mm512_loadu_si512(last);
+	half->delta = _mm512_movepi16_mask(_mm512_loadu_si512(delta));
 }
 
 /* Verbatim tokens: the middle symbol, which leaves every base as it is. */
@@ -398,23 +447,48 @@ static uint8_t *code_verbatim(const struct code_job *job, const uint32_t r,
 
 	memset(pack->classes, 8, (size_t)first * LANES);
 	memset(pack->raw, 0, (size_t)first * 8 * r);
-	for (uint32_t t = 0; t < first; t++) {
-		pack->outside[t] = UINT64_MAX;
+	memset(pack->outside, 0, pack->tokens * sizeof(*pack->outside));
+	for (uint32_t t = 0; t < first; t++)
 		class_planes_add(planes, t, _mm512_set1_epi8(8));
-	}
 	return pack->raw + (size_t)first * 8 * r;
 }
 
-struct code_sums {
-	_Alignas(VECTOR_BYTES) double error[LANES], norm[LANES];
-};
-
-INLINE void code_rows(struct code_job *job, const uint32_t r, struct code_sums *sums)
+/* Symbols to classes and raw bits. */
+INLINE __m512i code_split(__m512i a, __m512i b, __m512i lanes, const uint32_t r, uint8_t *raw)
 {
-	const __m512i lanes = lane_bytes(), mask = _mm512_set1_epi8((char)((1 << r) - 1));
+	const __m512i mask = _mm512_set1_epi8((char)((1 << r) - 1));
+	__m512i bytes = _mm512_permutex2var_epi8(a, lanes, b), classes;
+
+	if (r > 4) { /* symbols have more than a byte, and BIASED is not in it */
+		classes = _mm512_permutex2var_epi8(_mm512_srli_epi16(a, r), lanes,
+						   _mm512_srli_epi16(b, r));
+		classes = _mm512_and_si512(classes, _mm512_set1_epi8(15));
+	} else {
+		classes = _mm512_and_si512(_mm512_srli_epi16(bytes, r), _mm512_set1_epi8(15));
+	}
+	if (r)
+		raw_store(_mm512_and_si512(bytes, mask), r, raw);
+	return classes;
+}
+
+/* Moves what eight tokens had to the sums. */
+INLINE void code_half_sum(struct code_half *half)
+{
+	wide_add(&half->error_sum, half->error);
+	half->error = (vuh){0};
+}
+
+INLINE void code_rows(struct code_job *job, const uint32_t r, const int has_delta,
+		      uint32_t square[LANES])
+{
+	const __m512i lanes = lane_bytes(),
+		      top = _mm512_set1_epi16((short)(BIASED + (16 << r) - 1));
 	const struct group_view *view = &job->measure.view;
 	const uint8_t *row = view->elements + view->first * view->row_bytes;
 	const uint8_t *next = job->next ? job->next : row;
+	const uint64_t row_bytes = view->row_bytes;
+	const uint32_t tokens = view->tokens;
+	uint8_t *classes_out = job->pack.classes + view->first * LANES;
 	uint32_t step = job->next ? 2 * CACHE_LINE_BYTES : 0;
 	struct class_planes planes;
 	struct code_half low, high;
@@ -422,50 +496,63 @@ INLINE void code_rows(struct code_job *job, const uint32_t r, struct code_sums *
 
 	memset(&planes, 0, sizeof(planes));
 	raw = code_verbatim(job, r, &planes);
-	code_half_open(&low, job, 0);
-	code_half_open(&high, job, 1);
-	for (uint32_t t = view->first; t < view->tokens;) {
-		uint32_t end = t + RUN_TOKENS < view->tokens ? t + RUN_TOKENS : view->tokens;
+	code_half_open(&low, job, 0, r);
+	code_half_open(&high, job, 1, r);
+	for (uint32_t t = view->first; t < tokens; t++) {
+		__m512i fraction[2], classes;
+		__m512i a = code_step(&low, row, r, has_delta, &fraction[0]);
+		__m512i b = code_step(&high, row + VECTOR_BYTES, r, has_delta, &fraction[1]);
 
-		low.error = low.norm = high.error = high.norm = (struct column){{0}, {0}};
-		for (; t < end; t++, row += view->row_bytes, raw += 8 * r, next += step) {
-			uint32_t outside[2];
-			__m512i a = code_step(&low, row, r, &outside[0]);
-			__m512i b = code_step(&high, row + VECTOR_BYTES, r, &outside[1]);
-			__m512i classes = _mm512_permutex2var_epi8(_mm512_srli_epi16(a, r), lanes,
-								   _mm512_srli_epi16(b, r));
+		if (__builtin_expect(_mm512_cmpgt_epi16_mask(_mm512_max_epi16(a, b), top), 0)) {
+			__mmask32 outside[2] = {_mm512_cmpgt_epi16_mask(a, top),
+						_mm512_cmpgt_epi16_mask(b, top)};
 
-			/* rows are too far apart for the processor to see them coming */
-			__builtin_prefetch(row + CODE_AHEAD * view->row_bytes);
-			__builtin_prefetch(row + CODE_AHEAD * view->row_bytes + CACHE_LINE_BYTES);
-			__builtin_prefetch(next, 0, 2);
-			__builtin_prefetch(next + CACHE_LINE_BYTES, 0, 2);
+			a = code_outside(&low, a, top, outside[0], &fraction[0]);
+			b = code_outside(&high, b, top, outside[1], &fraction[1]);
 			job->pack.outside[t] = (uint64_t)outside[1] << 32 | outside[0];
-			_mm512_storeu_si512(job->pack.classes + t * LANES, classes);
-			class_planes_add(&planes, t, classes);
-			if (r)
-				raw_store(
-				    _mm512_and_si512(_mm512_permutex2var_epi8(a, lanes, b), mask),
-				    r, raw);
 		}
-		add_run(low.error, sums->error);
-		add_run(low.norm, sums->norm);
-		add_run(high.error, sums->error + COLUMN);
-		add_run(high.norm, sums->norm + COLUMN);
+		low.error += (vuh)fraction[0] * (vuh)fraction[0];
+		high.error += (vuh)fraction[1] * (vuh)fraction[1];
+		classes = code_split(a, b, lanes, r, raw);
+		_mm512_storeu_si512(classes_out, classes);
+		class_planes_add(&planes, t, classes);
+		if (t % PLANE_TOKENS == PLANE_TOKENS - 1) {
+			code_half_sum(&low);
+			code_half_sum(&high);
+		}
+		/* rows are too far apart for the processor to see them coming */
+		__builtin_prefetch(row + CODE_AHEAD * row_bytes);
+		__builtin_prefetch(row + CODE_AHEAD * row_bytes + CACHE_LINE_BYTES);
+		__builtin_prefetch(next, 0, 2);
+		__builtin_prefetch(next + CACHE_LINE_BYTES, 0, 2);
+		row += row_bytes;
+		classes_out += LANES;
+		raw += 8 * r;
+		next += step;
 	}
 	class_planes_finish(&planes, view->tokens, job->pack.count);
+	code_half_sum(&low);
+	code_half_sum(&high);
+	wide_store(low.error_sum, square);
+	wide_store(high.error_sum, square + COLUMN);
 }
 
-#define CODE_ROWS(r)                       \
-	case r:                            \
-		code_rows(job, r, &place); \
+#define CODE_ROWS(r)                                  \
+	case r:                                       \
+		if (has_delta)                        \
+			code_rows(job, r, 1, square); \
+		else                                  \
+			code_rows(job, r, 0, square); \
 		break
 
 void avx512_code(struct code_job *job)
 {
-	struct code_sums place, sums;
+	const double none[LANES] = {0};
+	uint32_t square[LANES];
+	int has_delta = 0;
 
-	memset(&place, 0, sizeof(place));
+	for (uint32_t i = 0; i < LANES; i++)
+		has_delta |= job->pack.delta[i];
 	switch (job->pack.raw_bits) {
 		CODE_ROWS(0);
 		CODE_ROWS(1);
@@ -477,9 +564,5 @@ void avx512_code(struct code_job *job)
 	default:
 		return;
 	}
-	for (uint32_t i = 0; i < LANES; i++) {
-		sums.error[i] = place.error[column_place(i)];
-		sums.norm[i] = place.norm[column_place(i)];
-	}
-	measure_total(&job->measure, sums.error, sums.norm);
+	measure_fractions(&job->measure, square, none);
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * encode_template.h - statistics, integers and errors of a full group, for vectors of any width: a
- * level defines VECTOR_BYTES, LEVEL(name) and the few operations below, then includes this file.
+ * encode_template.h - integers and errors of a full group, and by spread_template.h the statistics
+ *of a tensor, for vectors of any width: a level defines VECTOR_BYTES, LEVEL(name) and the few
+ *operations below, then includes this file.
  *
  * A column is what two vectors of floats hold: the even and the odd channels of VECTOR_BYTES / 2
  * neighbours, since 16-bit elements come apart that way without a shuffle. What is kept by channel
@@ -10,6 +11,7 @@
  *	widen8(p)		VECTOR_BYTES / 2 bytes to 16-bit numbers
  *	even32(a, b), odd32(a, b)	32-bit numbers at even, odd places of a, then of b
  *	max32(a, b), max16, min16	of signed numbers
+ *	add_product(sum, a, b)	sum + a * b of products that fp32 holds exactly, in one step or two
  */
 #include <string.h>
 
@@ -21,9 +23,9 @@
 #define COLUMNS (LANES / COLUMN)
 #define INLINE  static inline __attribute__((always_inline))
 
-#define PREFETCH_TOKENS 24u
-
 typedef float vf __attribute__((vector_size(VECTOR_BYTES)));
+typedef float vhalf __attribute__((vector_size(VECTOR_BYTES / 2)));
+typedef double vd __attribute__((vector_size(VECTOR_BYTES)));
 typedef int32_t vi __attribute__((vector_size(VECTOR_BYTES)));
 typedef uint32_t vu __attribute__((vector_size(VECTOR_BYTES)));
 typedef int16_t vh __attribute__((vector_size(VECTOR_BYTES)));
@@ -155,11 +157,16 @@ INLINE struct column column_of(const float *by_channel, uint32_t column)
 
 INLINE void add_run(struct column run, double *sum)
 {
-	float place[COLUMN];
+	vf part[2] = {run.even, run.odd};
 
-	memcpy(place, &run, sizeof(run));
-	for (uint32_t i = 0; i < COLUMN; i++)
-		sum[i] += (double)place[i];
+	for (uint32_t k = 0; k < 4; k++) {
+		vd total = (vd)load_vector(sum + k * V / 2);
+		vhalf half;
+
+		memcpy(&half, (const char *)part + k * sizeof(half), sizeof(half));
+		total += __builtin_convertvector(half, vd);
+		memcpy(sum + k * V / 2, &total, sizeof(total));
+	}
 }
 
 INLINE vi finite_mask(vf x)
@@ -195,169 +202,73 @@ INLINE const uint8_t *column_at(const struct group_view *view, uint32_t column, 
 	       view->first * view->row_bytes;
 }
 
-/* ---- spread ------------------------------------------------------------------------------------
- */
-
-struct spread_sums {
-	_Alignas(VECTOR_BYTES) double sum[LANES], square[LANES];
-	_Alignas(VECTOR_BYTES) int32_t peak[LANES], count[LANES];
-};
-
-INLINE void spread_part(vf x, const int careful, vf *sum, vf *square, vi *peak, vi *count)
-{
-	if (careful) {
-		vi finite = finite_mask(x);
-
-		x = (vf)((vi)x & finite);
-		*count -= finite;
-	}
-	*peak = max32(*peak, (vi)x & INT32_MAX);
-	*sum += x;
-	*square += x * x;
-}
-
-/* Careful: some elements are not finite. Otherwise the peak shows it, and the rest is wrong. */
-INLINE void spread_column(const struct group_view *view, uint32_t column, struct spread_sums *sums,
-			  const int careful, const uint8_t dtype)
-{
-	const uint8_t *p = column_at(view, column, dtype);
-	struct {
-		vi even, odd;
-	} peak = {{0}, {0}}, count = {{0}, {0}};
-
-	memset(sums->sum + column * COLUMN, 0, COLUMN * sizeof(double));
-	memset(sums->square + column * COLUMN, 0, COLUMN * sizeof(double));
-	for (uint32_t t = view->first; t < view->tokens;) {
-		uint32_t end = t + RUN_TOKENS < view->tokens ? t + RUN_TOKENS : view->tokens;
-		struct column sum = {{0}, {0}}, square = {{0}, {0}};
-
-		for (; t < end; t++, p += view->row_bytes) {
-			struct column x = load_column(p, dtype);
-
-			/* rows are too far apart for the processor to see them coming */
-			__builtin_prefetch(p + PREFETCH_TOKENS * view->row_bytes);
-			spread_part(x.even, careful, &sum.even, &square.even, &peak.even,
-				    &count.even);
-			spread_part(x.odd, careful, &sum.odd, &square.odd, &peak.odd, &count.odd);
-		}
-		add_run(sum, sums->sum + column * COLUMN);
-		add_run(square, sums->square + column * COLUMN);
-	}
-	if (!careful)
-		count.even = count.odd = (vi){0} + (int32_t)(view->tokens - view->first);
-	memcpy(sums->peak + column * COLUMN, &peak, sizeof(peak));
-	memcpy(sums->count + column * COLUMN, &count, sizeof(count));
-}
-
-INLINE void spread_columns(const struct group_view *view, struct spread_sums *sums,
-			   const uint8_t dtype)
-{
-	for (uint32_t column = 0; column < COLUMNS; column++) {
-		int32_t peak = 0;
-
-		spread_column(view, column, sums, 0, dtype);
-		for (uint32_t i = 0; i < COLUMN; i++)
-			peak = sums->peak[column * COLUMN + i] > peak
-				   ? sums->peak[column * COLUMN + i]
-				   : peak;
-		if (peak >= (int32_t)F32_EXPONENT)
-			spread_column(view, column, sums, 1, dtype);
-	}
-}
-
-void LEVEL(spread)(struct spread_job *job)
-{
-	struct spread_sums sums;
-
-	if (job->view.lanes < LANES) {
-		scalar_spread(job);
-		return;
-	}
-	BY_DTYPE(job->view.dtype, spread_columns, &job->view, &sums);
-	for (uint32_t i = 0; i < LANES; i++) {
-		uint32_t place = column_place(i);
-
-		job->sum[i] = sums.sum[place];
-		job->square[i] = sums.square[place];
-		job->peak[i] = f32_of((uint32_t)sums.peak[place]);
-		job->count[i] = (uint32_t)sums.count[place];
-	}
-}
-
-/* ---- power of tokens ----------------------------------------------------------------------------
- */
-
-INLINE vf finite_square(vf x)
-{
-	x = (vf)((vi)x & finite_mask(x));
-	return x * x;
-}
-
-INLINE void power_tokens(const struct power_job *job, const uint8_t dtype)
-{
-	const struct group_view *view = &job->view;
-	const uint32_t half = COLUMNS / 2; /* columns of the lower 32 channels */
-
-	for (uint32_t t = view->first; t < view->tokens; t++) {
-		const uint8_t *p = view->elements + t * view->row_bytes;
-		_Alignas(VECTOR_BYTES) float sum[LANES / 4];
-
-		for (uint32_t k = 0; k < half; k++) {
-			struct column a = load_column(p + k * COLUMN * dtype_size(dtype), dtype);
-			struct column b =
-			    load_column(p + (half + k) * COLUMN * dtype_size(dtype), dtype);
-			vf s = ((finite_square(a.even) + finite_square(a.odd)) +
-				finite_square(b.even)) +
-			       finite_square(b.odd);
-
-			memcpy(sum + k * V, &s, sizeof(s));
-		}
-		for (uint32_t n = LANES / 8; n; n /= 2)
-			for (uint32_t i = 0; i < n; i++)
-				sum[i] += sum[i + n];
-		job->power[t] += sum[0];
-	}
-}
-
-void LEVEL(power)(const struct power_job *job)
-{
-	if (job->view.lanes < LANES || job->channel0 || job->channel_end < LANES) {
-		scalar_power(job);
-		return;
-	}
-	BY_DTYPE(job->view.dtype, power_tokens, job);
-}
+#include "codec/simd/spread_template.h"
 
 /* ---- integers -----------------------------------------------------------------------------------
  */
 
-#define ROUND_BIAS      12582912.0f /* 1.5 * 2^23: leaves the nearest integer in the low bits */
-#define ROUND_BIAS_BITS 0x4b400000
-#define LIMIT_BITS      0x46fa0000 /* of (float)INTEGER_MAX */
+/* As in scalar_encode.c. */
+#define ROUND_BIAS      98304.5f
+#define ROUND_BIAS_BITS 0x47c00000
+#define LIMIT_BITS      0x46fa0000
 
 INLINE vi integers_of(vf x)
 {
 	vi near = ((vi)x & INT32_MAX) <= LIMIT_BITS;
-	vi n = (vi)((vf)((vi)x & near) + ROUND_BIAS) - ROUND_BIAS_BITS;
+	vu sum = (vu)((vf)((vi)x & near) + ROUND_BIAS);
+	vi n = (vi)(sum / FRACTIONS) - ROUND_BIAS_BITS / FRACTIONS;
 
 	return (n & near) | (INTEGER_NONE & ~near);
 }
 
+/* The same of values that are small: the lower 16 bits are the integers'. */
+INLINE vi small_integers_of(vf x, vf inverse, const uint8_t dtype)
+{
+	vf bias = (vf){0} + ROUND_BIAS;
+	vu sum = (vu)(dtype == SSV_DTYPE_BF16 ? add_product(bias, x, inverse) : x * inverse + bias);
+
+	return (vi)(sum / FRACTIONS) - ROUND_BIAS_BITS / FRACTIONS;
+}
+
+INLINE void quantise_tokens(const struct quantise_job *job, uint32_t token, uint32_t end,
+			    const struct column *inverse, const int is_small, const uint8_t dtype)
+{
+	const uint8_t *row = job->view.elements + token * job->view.row_bytes;
+
+	for (; token < end; token++, row += job->view.row_bytes) {
+		int16_t *out = job->integers + token * LANES;
+
+		for (uint32_t k = 0; k < COLUMNS; k++) {
+			struct column x = load_column(row + k * COLUMN * dtype_size(dtype), dtype);
+			vi even, odd, n;
+
+			if (is_small) {
+				even = small_integers_of(x.even, inverse[k].even, dtype);
+				odd = small_integers_of(x.odd, inverse[k].odd, dtype);
+			} else {
+				even = integers_of(x.even * inverse[k].even);
+				odd = integers_of(x.odd * inverse[k].odd);
+			}
+			n = (even & 0xffff) | odd << 16;
+			memcpy(out + k * COLUMN, &n, sizeof(n));
+		}
+	}
+}
+
 INLINE void quantise_columns(const struct quantise_job *job, const uint8_t dtype)
 {
-	for (uint32_t column = 0; column < COLUMNS; column++) {
-		const uint8_t *p = column_at(&job->view, column, dtype);
-		struct column inverse = column_of(job->inverse, column);
-		int16_t *out = job->integers + column * COLUMN;
+	struct column inverse[COLUMNS];
 
-		for (uint32_t t = job->view.first; t < job->view.tokens; t++) {
-			struct column x = load_column(p, dtype);
-			vi n = (integers_of(x.even * inverse.even) & 0xffff) |
-			       integers_of(x.odd * inverse.odd) << 16;
+	for (uint32_t k = 0; k < COLUMNS; k++)
+		inverse[k] = column_of(job->inverse, k);
+	for (uint32_t run = job->view.first; run < job->view.tokens;) {
+		uint32_t end, t = quantise_run(&job->view, job->is_sample, run, &end);
 
-			memcpy(out + t * LANES, &n, sizeof(n));
-			p += job->view.row_bytes;
-		}
+		if (job->is_small)
+			quantise_tokens(job, t, end, inverse, 1, dtype);
+		else
+			quantise_tokens(job, t, end, inverse, 0, dtype);
+		run = job->is_sample ? run + SAMPLE_EVERY : end;
 	}
 }
 
@@ -478,6 +389,80 @@ INLINE uint64_t overflow_bits(vf x)
 	return bits;
 }
 
+/* bf16: squares of what rounding to integers took. Runs of 8 tokens fit 16 bits. */
+INLINE void fraction_column(const struct measure_job *job, uint32_t column, uint32_t *square_sum)
+{
+	const struct group_view *view = &job->view;
+	const uint8_t *p = column_at(view, column, SSV_DTYPE_BF16);
+	struct column inverse = column_of(job->inverse, column);
+	struct wide_sum sum = {{0}, {0}};
+
+	for (uint32_t t = view->first; t < view->tokens;) {
+		uint32_t end = t + 8 < view->tokens ? t + 8 : view->tokens;
+		vuh run = {0};
+
+		for (; t < end; t++, p += view->row_bytes) {
+			struct column x = load_column(p, SSV_DTYPE_BF16);
+			vu even = (vu)(x.even * inverse.even + ROUND_BIAS);
+			vu odd = (vu)(x.odd * inverse.odd + ROUND_BIAS);
+			vuh e = (vuh)((even & (FRACTIONS - 1)) | (odd & (FRACTIONS - 1)) << 16);
+
+			e -= FRACTIONS / 2;
+			if (__builtin_expect(job->outside[t] != 0, 0)) {
+				vi in = (inside_mask(job->outside[t], column, 0) & 0xffff) |
+					inside_mask(job->outside[t], column, 1) << 16;
+
+				e &= (vuh)in;
+			}
+			run += e * e;
+		}
+		wide_add(&sum, run);
+	}
+	wide_store(sum, square_sum);
+}
+
+INLINE void norm_column(const struct measure_job *job, uint32_t column, double *norm_sum)
+{
+	const struct group_view *view = &job->view;
+	const uint8_t *p = column_at(view, column, SSV_DTYPE_BF16);
+
+	for (uint32_t t = view->first; t < view->tokens;) {
+		uint32_t end = t + RUN_TOKENS < view->tokens ? t + RUN_TOKENS : view->tokens;
+		struct column norm = {{0}, {0}};
+
+		for (; t < end; t++, p += view->row_bytes) {
+			struct column x = load_column(p, SSV_DTYPE_BF16);
+
+			if (job->outside[t]) {
+				vi even = inside_mask(job->outside[t], column, 0);
+				vi odd = inside_mask(job->outside[t], column, 1);
+
+				x.even = (vf)((vi)x.even & even);
+				x.odd = (vf)((vi)x.odd & odd);
+			}
+			norm.even += x.even * x.even;
+			norm.odd += x.odd * x.odd;
+		}
+		add_run(norm, norm_sum + column * COLUMN);
+	}
+}
+
+static void measure_bf16(struct measure_job *job)
+{
+	_Alignas(VECTOR_BYTES) double norm[LANES] = {0};
+	double norm_sum[LANES];
+	uint32_t square[LANES];
+
+	for (uint32_t column = 0; column < COLUMNS; column++) {
+		fraction_column(job, column, square + column * COLUMN);
+		if (job->wants_norm)
+			norm_column(job, column, norm);
+	}
+	for (uint32_t i = 0; i < LANES; i++)
+		norm_sum[i] = norm[column_place(i)];
+	measure_fractions(job, square, norm_sum);
+}
+
 INLINE void measure_column(struct measure_job *job, uint32_t column, double *error_sum,
 			   double *norm_sum, const uint8_t dtype)
 {
@@ -536,6 +521,10 @@ void LEVEL(measure)(struct measure_job *job)
 
 	if (job->view.lanes < LANES) {
 		scalar_measure(job);
+		return;
+	}
+	if (job->view.dtype == SSV_DTYPE_BF16) {
+		measure_bf16(job);
 		return;
 	}
 	BY_DTYPE(job->view.dtype, measure_columns, job, error, norm);
