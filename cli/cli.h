@@ -35,6 +35,7 @@ struct command {
 extern const struct command daemon_commands[]; /* ping, lookup */
 extern const struct command stat_command, trace_command;
 extern const struct command inspect_command, verify_command, transcode_command;
+extern const struct command profile_commands[]; /* show, check, put, get */
 extern const struct command bench_codec_command, bench_fetch_command, doctor_command;
 
 /* Options of every command. */

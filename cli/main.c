@@ -33,6 +33,8 @@ static void add_all(void)
 	add(&inspect_command);
 	add(&verify_command);
 	add(&transcode_command);
+	for (const struct command *c = profile_commands; c->name; c++)
+		add(c);
 	add(&bench_codec_command);
 	add(&bench_fetch_command);
 	add(&doctor_command);
@@ -44,7 +46,7 @@ static void print_overview(FILE *out)
 	      "Look at ShadowServe's daemon, at stores and at the chunks in them.\n\n",
 	      out);
 	for (uint32_t i = 0; i < commands_count; i++)
-		fprintf(out, "  %-12s %s\n", commands[i]->name, commands[i]->summary);
+		fprintf(out, "  %-14s %s\n", commands[i]->name, commands[i]->summary);
 	fputs(
 	    "\nEvery command takes --json and --help; `shadowserve COMMAND --help` has examples.\n"
 	    "\nexit codes:\n"

@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* store_io.c - submit, then poll until the operation is handed back. */
+/* store_io.c - a store's operations, one by one. */
 #include "store_io.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -11,9 +10,8 @@
 #include "chunk/container.h"
 #include "cli.h"
 #include "store/uri.h"
+#include "store/wait.h"
 
-#define POLLFDS_MAX     16u
-#define SLEEP_MS_MAX    20
 #define OPS_MAX         16u
 #define VALUE_BYTES_MAX (UINT32_MAX - (uint64_t)1)
 
@@ -90,41 +88,9 @@ void store_io_close(struct store_io *io)
 	memset(io, 0, sizeof(*io));
 }
 
-/* Sleep until the store may have something to do. */
-static void wait_store(struct store *store, uint64_t now_ns)
-{
-	struct pollfd fds[POLLFDS_MAX];
-	uint32_t count = store->ops->pollfds(store, fds, POLLFDS_MAX);
-	uint64_t next_ns = store->ops->next_ns(store);
-	int sleep_ms = SLEEP_MS_MAX;
-
-	if (next_ns <= now_ns)
-		return;
-	if (next_ns - now_ns < SLEEP_MS_MAX * NS_PER_MS)
-		sleep_ms = (int)((next_ns - now_ns) / NS_PER_MS) + 1;
-	if (poll(fds, count, count ? sleep_ms : 1) < 0)
-		return; /* a signal: the caller polls the store again */
-}
-
 static int run(struct store_io *io, struct store_op *op)
 {
-	struct store *store = io->store;
-	struct store_op *done = NULL;
-	uint64_t now_ns = clock_now_ns();
-
-	op->deadline_ns = now_ns + io->timeout_ms * NS_PER_MS;
-	while (!store->ops->submit(store, &op, 1, now_ns)) {
-		if (now_ns > op->deadline_ns)
-			return -ETIMEDOUT;
-		(void)store->ops->poll(store, &done, 1, now_ns);
-		wait_store(store, now_ns);
-		now_ns = clock_now_ns();
-	}
-	while (!store->ops->poll(store, &done, 1, now_ns)) {
-		wait_store(store, now_ns);
-		now_ns = clock_now_ns();
-	}
-	return op->status;
+	return store_wait(io->store, op, io->timeout_ms);
 }
 
 int store_io_exists(struct store_io *io, const struct ssv_key *key, uint64_t *ret_bytes)

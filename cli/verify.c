@@ -10,6 +10,7 @@
 
 #include "chunk_io.h"
 #include "cli.h"
+#include "profile/profile.h"
 #include "store_io.h"
 
 static const char *option_store;
@@ -29,7 +30,7 @@ static const struct arg verify_args[] = {
 struct verification {
 	struct store_io store;
 	struct chunk_io chunk;
-	uint64_t sound, damaged, deleted, vanished, value_bytes, kv_bytes;
+	uint64_t sound, profiles, damaged, deleted, vanished, value_bytes, kv_bytes;
 	uint64_t by_tier[SSV_TIER_TINY + 1];
 	cJSON *findings;
 };
@@ -92,7 +93,15 @@ static int verify_key(struct verification *v, const struct ssv_key *key)
 	}
 	if (err)
 		return err;
-	return check_value(v, key, &fault) ? report_damage(v, key, fault) : 0;
+	if (!check_value(v, key, &fault))
+		return 0;
+	if (fault == CONTAINER_FAULT_MAGIC || fault == CONTAINER_FAULT_TRUNCATED) {
+		if (profile_is_stored_as(key, v->store.value, v->store.value_bytes)) {
+			v->profiles++;
+			return 0;
+		}
+	}
+	return report_damage(v, key, fault);
 }
 
 static int answer(struct verification *v)
@@ -105,6 +114,7 @@ static int answer(struct verification *v)
 		cJSON *object = cli_object(), *tiers = cli_object();
 
 		cli_add_number(object, "sound", (double)v->sound);
+		cli_add_number(object, "profiles", (double)v->profiles);
 		cli_add_number(object, "damaged", (double)v->damaged);
 		cli_add_number(object, "deleted", (double)v->deleted);
 		cli_add_number(object, "vanished", (double)v->vanished);
@@ -124,6 +134,8 @@ static int answer(struct verification *v)
 	       (unsigned long long)v->damaged);
 	if (option_delete)
 		printf(" (%llu deleted)", (unsigned long long)v->deleted);
+	if (v->profiles)
+		printf(", %llu of profiles", (unsigned long long)v->profiles);
 	if (v->vanished)
 		printf(", %llu vanished meanwhile", (unsigned long long)v->vanished);
 	if (v->sound)

@@ -319,7 +319,7 @@ int main(int argc, char **argv)
 		return config_print(&config, stdout) ? EXIT_CANNOT_RUN : 0;
 	if (!err)
 		err = make_absolute("socket", config.socket, error);
-	if (!err && config.profiles[0])
+	if (!err && config.profiles[0] && strcmp(config.profiles, PROFILES_IN_STORE) != 0)
 		err = make_absolute("profiles", config.profiles, error);
 	if (!err)
 		err = kernels_check(error, sizeof(error));

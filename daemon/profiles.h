@@ -6,6 +6,8 @@
 #include "config.h"
 #include "profile/profile.h"
 
+#define PROFILES_IN_STORE "store" /* the key's value that is no folder */
+
 /**
  * Read them. A folder is what the user named: a file in it that is no profile is a mistake, with
  * one line in error (CONFIG_ERROR_MAX bytes). What a store holds may be missing or damaged: that is

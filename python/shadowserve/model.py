@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import struct
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -257,3 +258,21 @@ def _sampled(file: BinaryIO, weight: _Weight, sample: int) -> bytes:
         file.seek(weight.start + index * (size - sample) // (SAMPLES - 1))
         pieces.append(file.read(sample))
     return b"".join(pieces)
+
+
+def main(arguments: list[str]) -> int:
+    """`python -m shadowserve.model FOLDER [DTYPE]`: the digest that an engine registers."""
+    if not 1 <= len(arguments) <= 2:
+        print("usage: python -m shadowserve.model FOLDER [bfloat16]", file=sys.stderr)
+        return 2
+    dtype = arguments[1] if len(arguments) > 1 else "bfloat16"
+    try:
+        print(identify(Path(arguments[0]), f"torch.{dtype}").digest.hex())
+    except NotKeyable as failure:
+        print(f"shadowserve.model: {failure}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -23,9 +23,7 @@ class Options:
 
     socket: str = ""  # a running daemon; "" means $SHADOWSERVE_SOCKET, else start one
     store: str = ""  # store URI of a daemon that is started; "" means a folder of the user's cache
-    profiles: str = (
-        ""  # a started daemon's folder of profiles; "" means the user's
-    )
+    profiles: str = ""  # a started daemon's folder of profiles; "" means the user's
     daemon: str = ""  # path of shadowserved; "" means the one of this package, else of $PATH
     tier: Tier = Tier.DEFAULT  # of what is stored
     codec: Codec = Codec.DEFAULT

@@ -12,6 +12,7 @@ def _become(name: str) -> None:
     program = Path(__file__).resolve().parent / "native" / name
     if not os.access(program, os.X_OK):
         sys.exit(f"{name}: {program} is missing; install the package with pip")
+    os.environ.setdefault("SHADOWSERVE_PYTHON", sys.executable)  # for what only Python knows
     os.execv(program, [name, *sys.argv[1:]])
 
 

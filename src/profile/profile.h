@@ -92,4 +92,32 @@ const struct profile *profile_set_find(const struct profile_set *set, const uint
 				       uint8_t dtype);
 void profile_set_clear(struct profile_set *set);
 
+/* ---- in a store -------------------------------------------------------------------------------
+ */
+
+/* A profile's text lies under a key of its model's fingerprint and its type; a list of those that
+ * are there under a key of its own. */
+struct profile_name {
+	uint8_t model[8];
+	uint8_t dtype;
+};
+
+struct profile_list {
+	struct profile_name names[PROFILES_MAX];
+	uint32_t count;
+};
+
+#define PROFILE_LIST_BYTES (16u + 16u * PROFILES_MAX)
+
+void profile_key(const uint8_t model[8], uint8_t dtype, struct ssv_key *ret_key);
+void profile_list_key(struct ssv_key *ret_key);
+SSV_MUST_CHECK int profile_list_read(const uint8_t *bytes, uint64_t count,
+				     struct profile_list *ret_list); /* -EBADMSG */
+/* Returns how many bytes were written. */
+uint64_t profile_list_write(const struct profile_list *list, uint8_t bytes[PROFILE_LIST_BYTES]);
+SSV_MUST_CHECK int profile_list_add(struct profile_list *list, const struct profile *profile);
+
+/* Is this value no chunk but a sound profile, or their list, under its own key? */
+int profile_is_stored_as(const struct ssv_key *key, const uint8_t *bytes, uint64_t count);
+
 #endif

@@ -205,3 +205,45 @@ def test_a_folder_that_is_not_there_is_named_at_start(folder: Path) -> None:
     )
     assert done.returncode == 1
     assert "profiles: " in done.stderr and "No such file" in done.stderr
+
+
+def cli(*args: object) -> None:
+    program = PROGRAM.parents[1] / "cli" / "shadowserve"
+    subprocess.run([program, *map(str, args)], check=True, timeout=SOON_S, capture_output=True)
+
+
+def test_the_store_has_the_profiles_of_all_nodes(start: Start, folder: Path) -> None:
+    store = f"file:{folder}/store"
+    (folder / "store").mkdir()
+    file = folder / "one.json"
+    file.write_bytes(profile_bytes())
+    cli("profile", "put", file, "--store", store)
+    daemon = start(store=store, profiles="store")
+    engine = Engine(daemon, model=FINGERPRINT)
+    region = engine.stat()["regions"][0]
+    assert (region["tier"], region["profile_name"]) == ("standard", "made-up")
+    assert "from=store" in daemon.log_text()
+    engine.close()
+
+
+def test_a_store_without_profiles_is_served_all_the_same(start: Start, folder: Path) -> None:
+    daemon = start(profiles="store")
+    engine = Engine(daemon, model=FINGERPRINT)
+    assert engine.stat()["regions"][0]["tier"] == "lossless"
+    assert 'no profiles from=store reason="the store has none"' in daemon.log_text()
+    engine.close()
+
+
+def test_a_damaged_profile_in_a_store_is_passed_over(start: Start, folder: Path) -> None:
+    store = folder / "store"
+    store.mkdir()
+    file = folder / "one.json"
+    file.write_bytes(profile_bytes())
+    cli("profile", "put", file, "--store", f"file:{store}")
+    value = next(p for p in store.rglob("*") if p.is_file() and p.read_bytes()[:1] == b"{")
+    value.write_bytes(value.read_bytes().replace(b'"bf16"', b'"bf61"'))
+    daemon = start(store=f"file:{store}", profiles="store")
+    engine = Engine(daemon, model=FINGERPRINT)
+    assert engine.stat()["regions"][0]["profile"] == "none"
+    assert f"profile refused model={FINGERPRINT.hex()}" in daemon.log_text()
+    engine.close()
