@@ -6,6 +6,7 @@
 #   make bench    every measurement, docs/benchmarks.md           [PART=name|smoke] [BENCH_ARGS=...]
 #   make bench-page  that page again, from its JSON
 #   make bench-gpu   step times of a GPU engine while KV arrives; bench/gpu/README.md
+#   make test-rdma   the rdma way in a guest with a software RDMA device      [SSV_ROUNDS=100]
 #   make setup-dpdk  DPDK for the dpdk inflate engine; `make test` does it where it can
 #   make fuzz     each SIMD level against the scalar kernels      [SSV_FUZZ_SECONDS=600]
 #   make install  library, header, programs                       [PREFIX=/usr/local] [DESTDIR=]
@@ -20,7 +21,7 @@ PYTHON = $(VENV)/bin/python
 
 SSV_FUZZ_SECONDS ?= 600
 
-.PHONY: setup-dpdk dpdk demo test fuzz bench bench-page bench-gpu install clean build system venv
+.PHONY: setup-dpdk dpdk test-rdma rdma demo test fuzz bench bench-page bench-gpu install clean build system venv
 
 build: system
 	@packaging/build.sh build/release
@@ -28,8 +29,16 @@ build: system
 demo: build venv
 	@$(PYTHON) bench/demo.py --store $(STORE) --model $(MODEL)
 
-test: dpdk build venv
+test: dpdk rdma build venv
 	@$(PYTHON) tests/run.py $(if $(ONLY),--only $(ONLY))
+
+test-rdma: system
+	@packaging/setup_rdma.sh
+	@packaging/build.sh build/release
+	@python3 tests/rdma/guest.py build/release
+
+rdma: system
+	@packaging/setup_rdma.sh --if-possible
 
 setup-dpdk: system
 	@packaging/setup_dpdk.sh

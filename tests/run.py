@@ -4,7 +4,8 @@
 Suites, in order: c (release build), sanitizers (ASan+UBSan: all C tests; TSan: those with
 threads; both: the daemon's tests), neon (the rooms below the stores, built for aarch64 and run
 under qemu-user), static (layering, lengths, linter, types), python (package,
-programs, daemon) and vllm (the real engine).
+programs, daemon), rdma (the rdma way in a guest with a software RDMA device) and vllm (the real
+engine).
 The last line is "N passed, N failed, N skipped"; skips and failures are named above it.
 """
 
@@ -21,9 +22,11 @@ import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rdma import guest
+
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build"
-SUITES = ("c", "sanitizers", "neon", "static", "python", "vllm")
+SUITES = ("c", "sanitizers", "neon", "static", "python", "rdma", "vllm")
 TSAN_SUITES = ("base", "plane", "client", "store")
 NEON_SUITES = ("base", "chunk", "codec")
 TSAN_SEEDS = "40"  # of the simulation, which has one thread
@@ -147,6 +150,21 @@ def run_neon() -> Tally:
     return run_meson(BUILD / "aarch64", files, NEON_SUITES, "aarch64")
 
 
+def run_rdma() -> Tally:
+    tally = Tally()
+    try:
+        ran = guest.run_tests(BUILD / "release")
+    except guest.Missing as missing:
+        return Tally(skipped=1, notes=[f"skipped rdma: {missing}"])
+    for one in ran:
+        passed, failed, skipped = cmocka_counts(one.output)
+        if one.status != 0:
+            tally.notes.append(f"FAILED rdma: {one.name}, log: {guest.CACHE}/guest.log")
+            failed = max(failed, 1)
+        tally.add(Tally(passed, failed, skipped))
+    return tally
+
+
 def run_suite(suite: str) -> Tally:
     if suite == "c":
         return run_meson(BUILD / "release", [], (), "release")
@@ -164,6 +182,8 @@ def run_suite(suite: str) -> Tally:
         return tally
     if suite == "neon":
         return run_neon()
+    if suite == "rdma":
+        return run_rdma()
     return run_pytest(suite, PYTEST_FOLDERS[suite])
 
 

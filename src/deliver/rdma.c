@@ -44,21 +44,6 @@ static uint64_t rdma_stage_bytes(const struct region *region, uint32_t tensor,
 	       blocks_count;
 }
 
-static void rdma_open(struct deliver_job *job)
-{
-	const struct layout *layout = job->region->layout;
-	const struct layout_map *map = &layout_tensor_part(layout, job->tensor)->packed;
-	uint8_t **token = job->token;
-
-	job->map = map;
-	for (uint32_t i = 0; i < job->blocks_count; i++) {
-		uint8_t *block = job->stage + (size_t)map->block_bytes * i;
-
-		for (uint32_t t = 0; t < layout->block_tokens; t++)
-			*token++ = block + map->token[t];
-	}
-}
-
 /* ---- batches -------------------------------------------------------------------------------- */
 
 static void batch_add(struct rdma_lane *lane, enum ibv_wr_opcode opcode, uint64_t remote,
@@ -352,7 +337,7 @@ const struct deliver_ops deliver_rdma = {
     .attach = rdma_attach,
     .detach = rdma_detach,
     .stage_bytes = rdma_stage_bytes,
-    .open = rdma_open,
+    .open = deliver_open_packed,
     .submit = rdma_submit,
     .poll = rdma_poll,
 };

@@ -6,12 +6,14 @@
 #include <string.h>
 #include <sys/random.h>
 
-/* 4.096 us x 2^14 = 67 ms without an acknowledgement, 7 times more: a dead peer shows in half a
- * second to two; a congested switch does not end a lane. */
-#define ACK_TIMEOUT 14
-#define ACK_RETRIES 7
-#define HOPS_MAX    64
-#define SERVICE     0
+/* 4.096 us x 2^14 = 67 ms without an acknowledgement, 6 times more: a dead peer shows in half a
+ * second to two; a congested switch does not end a lane. Not 7: as a number of retries when the
+ * peer is not ready it means without end, and the software device takes it so for both. */
+#define ACK_TIMEOUT     14
+#define RETRIES         6
+#define NOT_READY_TIMER 16 /* 2.56 ms before such a retry */
+#define HOPS_MAX        64
+#define SERVICE         0
 
 int rdma_refuse(char *error, const char *what, int err)
 {
@@ -280,7 +282,7 @@ int rdma_pair_receive(const struct rdma_port *port, struct ibv_qp *qp,
 	    .dest_qp_num = peer->lanes[lane].qp,
 	    .rq_psn = peer->lanes[lane].psn,
 	    .max_dest_rd_atomic = reads,
-	    .min_rnr_timer = 12,
+	    .min_rnr_timer = NOT_READY_TIMER,
 	    .ah_attr = {.dlid = peer->lid, .port_num = port->number, .sl = SERVICE},
 	};
 	int err;
@@ -308,8 +310,8 @@ int rdma_pair_send(struct ibv_qp *qp, uint32_t psn, uint8_t reads, char *error)
 	struct ibv_qp_attr attr = {
 	    .qp_state = IBV_QPS_RTS,
 	    .timeout = ACK_TIMEOUT,
-	    .retry_cnt = ACK_RETRIES,
-	    .rnr_retry = ACK_RETRIES,
+	    .retry_cnt = RETRIES,
+	    .rnr_retry = RETRIES,
 	    .sq_psn = psn,
 	    .max_rd_atomic = reads,
 	};

@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs the tests of the rdma way in a QEMU guest that has a software RDMA device (Soft-RoCE), which
+the kernels of many machines lack.
+
+The guest is the distribution's kernel package, unpacked and not installed, and a memory file
+system of busybox, the programs and the libraries that they need. It is emulated (no KVM), so it
+shows that things work, not how fast. Kernel and modules are kept in build/rdma.
+Nothing here needs root. Missing says what is not there.
+usage: guest.py [BUILD]: the tests of that build folder (build/release); SSV_SEED, SSV_ROUNDS
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+CACHE = ROOT / "build" / "rdma"
+HERE = Path(__file__).resolve().parent
+
+QEMU = "qemu-system-x86_64"
+MODULES = ("dummy", "crc32_generic", "ib_uverbs", "rdma_rxe")
+MEMORY_MB = 1536
+TOOLS = ("ip", "rdma")
+TESTS = ("deliver/test_rdma", "deliver/test_rdma_kill")
+LIMIT_S = 420
+PASSED_ON = ("SSV_SEED", "SSV_ROUNDS")
+BOOT_S = 60
+
+
+class Missing(Exception):
+    """What the guest needs is not on this machine."""
+
+
+@dataclass
+class Ran:
+    """A program's end in the guest."""
+
+    name: str
+    status: int | None  # None: it never ended
+    output: str
+
+
+# ---- kernel and modules -------------------------------------------------------------------------
+
+
+def kernel_package() -> str:
+    """The package that linux-image-amd64 stands for."""
+    if not shutil.which("apt-cache"):
+        raise Missing("no Debian package manager to take a kernel from")
+    shown = subprocess.run(
+        ["apt-cache", "depends", "linux-image-amd64"], capture_output=True, text=True
+    )
+    found = re.search(r"Depends: (linux-image-\S+)", shown.stdout)
+    if not found:
+        raise Missing("no kernel package linux-image-amd64 (apt-get update?)")
+    return found.group(1)
+
+
+def module_needs(path: Path) -> list[str]:
+    found = re.search(rb"\0depends=([^\0]*)\0", path.read_bytes())
+    return [name for name in (found.group(1).decode().split(",") if found else []) if name]
+
+
+def modules_in_order(tree: Path) -> list[Path]:
+    """The modules and what they need, each after those that it needs."""
+    files = {path.stem.replace("-", "_"): path for path in tree.rglob("*.ko")}
+    order: list[Path] = []
+
+    def add(name: str) -> None:
+        path = files.get(name.replace("-", "_"))
+        if path is None:
+            raise Missing(f"the kernel package has no module {name}")
+        if path in order:
+            return
+        for need in module_needs(path):
+            add(need)
+        order.append(path)
+
+    for name in MODULES:
+        add(name)
+    return order
+
+
+def kernel() -> Path:
+    """A folder with vmlinuz and modules/, made once for each kernel package."""
+    package = kernel_package()
+    folder = CACHE / package
+    if (folder / "vmlinuz").exists():
+        return folder
+    CACHE.mkdir(parents=True, exist_ok=True)
+    print(f"rdma: unpacking {package} (70 MB, once)", flush=True)
+    with tempfile.TemporaryDirectory(dir=CACHE) as name:
+        work = Path(name)
+        got = subprocess.run(
+            ["apt-get", "download", "-q", package], cwd=work, capture_output=True, text=True
+        )
+        packages = list(work.glob("*.deb"))
+        if got.returncode or not packages:
+            raise Missing(f"{package} cannot be downloaded")
+        subprocess.run(["dpkg-deb", "-x", packages[0], work / "tree"], check=True)
+        made = work / "made"
+        (made / "modules").mkdir(parents=True)
+        order = modules_in_order(work / "tree" / "lib" / "modules")
+        for path in order:
+            shutil.copy(path, made / "modules")
+        names = "".join(f"{path.name}\n" for path in order)
+        (made / "modules" / "order").write_text(names)
+        shutil.copy(next((work / "tree" / "boot").glob("vmlinuz-*")), made / "vmlinuz")
+        shutil.rmtree(folder, ignore_errors=True)
+        made.rename(folder)
+    return folder
+
+
+# ---- the memory file system ---------------------------------------------------------------------
+
+
+def libraries(program: Path) -> set[Path]:
+    listed = subprocess.run(["ldd", program], capture_output=True, text=True).stdout
+    return {Path(found) for found in re.findall(r"(/\S+) \(0x", listed)}
+
+
+def verbs_driver() -> tuple[Path, Path]:
+    """The library's driver of the software device, and the file that names it."""
+    settings = Path("/etc/libibverbs.d/rxe.driver")
+    drivers = list(Path("/usr/lib").glob("*/libibverbs/librxe-*.so"))
+    if not settings.exists() or not drivers:
+        raise Missing("no driver of Soft-RoCE for libibverbs (package ibverbs-providers)")
+    return settings, drivers[0]
+
+
+def tool(name: str) -> Path:
+    path = shutil.which(name, path=os.environ.get("PATH", "") + ":/sbin:/usr/sbin:/bin")
+    if not path:
+        raise Missing(f"no program {name} on this machine (packaging/setup_rdma.sh)")
+    return Path(path).resolve()
+
+
+def tree_make(tree: Path, programs: dict[str, str], files: dict[str, Path]) -> None:
+    """programs: name to command line. files: path in the guest to a file of this machine."""
+    settings, driver = verbs_driver()
+    wanted = dict(files)
+    wanted["/bin/busybox"] = tool("busybox")
+    wanted[str(settings)] = settings
+    wanted[str(driver)] = driver
+    for name in TOOLS:
+        wanted[f"/sbin/{name}"] = tool(name)
+    needed = {library for source in wanted.values() for library in libraries(source)}
+    wanted.update({str(library): library for library in needed})
+    for place in ("proc", "sys", "dev", "etc", "bin", "sbin"):
+        (tree / place).mkdir(parents=True, exist_ok=True)
+    for name, source in wanted.items():
+        target = tree / name.lstrip("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, target)
+    shutil.copytree(kernel() / "modules", tree / "modules")
+    shutil.copy(HERE / "init.sh", tree / "init")
+    (tree / "init").chmod(0o755)
+    lines = "".join(f"{name} {command}\n" for name, command in programs.items())
+    (tree / "programs").write_text(lines)
+
+
+def image_make(target: Path, tree: Path) -> None:
+    names = "\0".join(str(path.relative_to(tree)) for path in sorted(tree.rglob("*")))
+    command = ["cpio", "--null", "--create", "--format=newc", "--owner=0:0", "--quiet"]
+    with target.open("wb") as out:
+        subprocess.run(
+            [tool(command[0]), *command[1:]], cwd=tree, input=names.encode(), stdout=out, check=True
+        )
+
+
+# ---- the guest ----------------------------------------------------------------------------------
+
+
+def results(output: str, programs: dict[str, str]) -> list[Ran]:
+    ran = []
+    for name in programs:
+        begins, ended = f"^guest: begins {re.escape(name)}", f"^guest: ended {re.escape(name)}"
+        pattern = rf"{begins}\r?\n(.*?)(?:{ended} (\d+)|\Z)"
+        found = re.search(pattern, output, re.DOTALL | re.MULTILINE)
+        status = int(found.group(2)) if found and found.group(2) else None
+        ran.append(Ran(name, status, found.group(1).replace("\r", "") if found else ""))
+    return ran
+
+
+def run(programs: dict[str, str], files: dict[str, Path], limit_s: int) -> tuple[list[Ran], str]:
+    """Runs the programs one after another; returns their ends and all that the guest said."""
+    if platform.machine() != "x86_64":
+        raise Missing(f"the guest is for x86_64, this machine is {platform.machine()}")
+    qemu, vmlinuz = tool(QEMU), kernel() / "vmlinuz"
+    with tempfile.TemporaryDirectory(dir=CACHE) as name:
+        image = Path(name) / "image.cpio"
+        tree_make(Path(name) / "tree", programs, files)
+        image_make(image, Path(name) / "tree")
+        command = [qemu, "-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "max"]
+        command += ["-m", str(MEMORY_MB), "-smp", "2", "-nographic", "-no-reboot", "-nic", "none"]
+        command += ["-kernel", vmlinuz, "-initrd", image]
+        command += ["-append", "console=ttyS0 quiet panic=-1 mitigations=off"]
+        guest = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        try:
+            said, _ = guest.communicate(timeout=BOOT_S + limit_s)
+        except subprocess.TimeoutExpired:
+            guest.kill()
+            said, _ = guest.communicate()
+    output = said.decode(errors="replace")
+    return results(output, programs), output
+
+
+def run_tests(build: Path) -> list[Ran]:
+    """The C tests that need a device."""
+    files = {f"/tests/{Path(test).name}": build / "tests" / test for test in TESTS}
+    settings = "".join(f"{name}={os.environ[name]} " for name in PASSED_ON if name in os.environ)
+    programs = {Path(name).name: settings + name for name in files}
+    ran, said = run(programs, files, LIMIT_S)
+    (CACHE / "guest.log").write_text(said)
+    return ran
+
+
+def main() -> int:
+    build = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "build" / "release"
+    try:
+        ran = run_tests(build)
+    except Missing as missing:
+        print(f"skipped: {missing}")
+        return 0
+    for one in ran:
+        print(one.output)
+        print(f"{one.name}: " + ("passed" if one.status == 0 else f"FAILED ({one.status})"))
+    return 0 if all(one.status == 0 for one in ran) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
