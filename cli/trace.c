@@ -155,14 +155,6 @@ static int write_file(struct seen_events *seen)
 
 /* ---- the answer ----------------------------------------------------------------------------- */
 
-static void track_name(const struct reading *reading, uint32_t index, char *name, size_t bytes)
-{
-	if (index + 1 == reading->seen.tracks_count)
-		snprintf(name, bytes, "control");
-	else
-		snprintf(name, bytes, "worker %u", index);
-}
-
 /* Seconds that the events of a thread reach back, at most what was asked for. */
 static double reach_s(const struct reading *reading, const struct track *track)
 {
@@ -186,7 +178,7 @@ static int answer_json(const struct reading *reading)
 		cJSON *thread = cli_object();
 		char name[32];
 
-		track_name(reading, i, name, sizeof(name));
+		trace_track_name(&reading->seen, i, name, sizeof(name));
 		cli_add_text(thread, "thread", name);
 		cli_add_number(thread, "events", (double)track->events);
 		cli_add_number(thread, "lost", (double)track->lost);
@@ -209,7 +201,7 @@ static int answer(const struct reading *reading)
 		const struct track *track = &reading->tracks[i];
 		char name[32];
 
-		track_name(reading, i, name, sizeof(name));
+		trace_track_name(&reading->seen, i, name, sizeof(name));
 		printf("  %-10s %8llu events", name, (unsigned long long)track->events);
 		if (reach_s(reading, track) < (double)option_seconds)
 			printf(", only the last %.2f s: older ones were overwritten",

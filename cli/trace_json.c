@@ -126,7 +126,7 @@ static void put_slice(struct writer *writer, const struct seen_event *seen, uint
 	fputs(",\"args\":{", out);
 	if (event->request)
 		fprintf(out, "\"request\":%u,\"chunk\":%u,", event->request, event->piece);
-	if (kind == TRACE_DECODE)
+	if (kind == TRACE_DECODE || kind == TRACE_INFLATE)
 		fprintf(out, "\"segment\":%u,\"lane\":%u,", event->detail, trace_place(event));
 	else if (kind == TRACE_ENCODE)
 		fprintf(out, "\"tensor\":%u,", event->detail);
@@ -215,6 +215,7 @@ static void put_event(struct writer *writer, size_t index)
 		return;
 	case TRACE_WAIT_LANE:
 	case TRACE_WAIT_SLOTS:
+	case TRACE_INFLATING:
 		if (duration_ns)
 			put_async_pair(writer, seen);
 		return;
@@ -233,16 +234,50 @@ static void put_event(struct writer *writer, size_t index)
 	}
 }
 
+/* ---- threads -------------------------------------------------------------------------------- */
+
+/* The one kind of work that a track shows beside sleeping; 0: none, or several. */
+static uint32_t only_kind(const struct seen_events *seen, uint32_t track)
+{
+	uint32_t only = TRACE_NONE;
+
+	for (size_t i = 0; i < seen->count; i++) {
+		const uint32_t kind = trace_kind(&seen->events[i].event);
+
+		if (seen->events[i].track != track || kind == TRACE_SLEEP || kind == only)
+			continue;
+		if (only != TRACE_NONE)
+			return TRACE_NONE;
+		only = kind;
+	}
+	return only;
+}
+
+void trace_track_name(const struct seen_events *seen, uint32_t track, char *name, size_t bytes)
+{
+	const uint32_t kind = only_kind(seen, track);
+
+	if (track + 1 == seen->tracks_count)
+		snprintf(name, bytes, "control");
+	else if (kind == TRACE_INFLATE || kind == TRACE_DECODE || kind == TRACE_DELIVER)
+		snprintf(name, bytes, "%s %u", kind_names[kind], track);
+	else
+		snprintf(name, bytes, "worker %u", track);
+}
+
 /* ---- the file ------------------------------------------------------------------------------- */
 
 static void put_names(struct writer *writer)
 {
 	const struct seen_events *seen = writer->seen;
 	uint32_t process = 0, thread = 0;
+	char name[32];
 
 	put_name(writer, "process_name", CONTROL_PROCESS, 0, "control", UINT32_MAX);
-	for (uint32_t i = 0; i + 1 < seen->tracks_count; i++)
-		put_name(writer, "process_name", WORKER_PROCESS + i, 0, "worker", i);
+	for (uint32_t i = 0; i + 1 < seen->tracks_count; i++) {
+		trace_track_name(seen, i, name, sizeof(name));
+		put_name(writer, "process_name", WORKER_PROCESS + i, 0, name, UINT32_MAX);
+	}
 	for (size_t i = 0; i < seen->count; i++) {
 		const struct seen_event *event = &seen->events[i];
 

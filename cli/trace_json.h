@@ -24,6 +24,10 @@ struct seen_events {
 	uint64_t start_ns; /* the picture's time 0 */
 };
 
+/* What a thread is called: "control", "worker 0", or by the one stage that all its events are of,
+ * "inflate 3": then it is a station, and its number is the track's. */
+void trace_track_name(const struct seen_events *seen, uint32_t track, char *name, size_t bytes);
+
 /* Sorts the events, and writes them. Returns 0 or -EIO. */
 int trace_json_write(struct seen_events *seen, FILE *out);
 

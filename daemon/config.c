@@ -173,7 +173,7 @@ static int values_read(const struct key_texts *texts, struct config *config, cha
 				       row->name);
 	}
 	if (!config->workers)
-		config->workers = config->cores_count ? config->cores_count : 1;
+		config->workers = config->cores.count ? config->cores.count : 1;
 	return 0;
 }
 

@@ -14,11 +14,17 @@
 
 #include "base/base.h"
 #include "base/log.h"
+#include "plane/plane.h"
 #include "store/store.h"
 
 #define CONFIG_TEXT_MAX  STORE_URI_MAX
 #define CONFIG_ERROR_MAX 1024
 #define CONFIG_CORES_MAX 64
+
+struct core_list {
+	uint32_t cores[CONFIG_CORES_MAX];
+	uint32_t count; /* 0: not pinned */
+};
 
 struct config {
 	char socket[CONFIG_TEXT_MAX];
@@ -27,11 +33,13 @@ struct config {
 	char profiles[CONFIG_TEXT_MAX]; /* folder; "": none; "store" */
 	uint64_t arena;
 	uint32_t workers;
-	uint32_t cores[CONFIG_CORES_MAX];
-	uint32_t cores_count; /* 0: not pinned */
+	struct core_list cores;
 	int32_t control_core; /* -1: not pinned */
 	uint32_t spin_us;
 	uint32_t lanes, captures, overlap, trace;
+	char inflate[CONFIG_TEXT_MAX]; /* "cpu": in the decoder, or by stations */
+	uint32_t pipeline;
+	struct core_list station_cores[PLANE_STATIONS];
 	uint32_t fetch_deadline_ms, store_deadline_ms, lookup_deadline_ms, drain_timeout_ms;
 	uint32_t tier, codec, min_tier, verbatim_tokens;
 	uint32_t sessions, regions, requests, channels;

@@ -12,6 +12,7 @@
 #include <strings.h>
 
 #include "codec/codec.h"
+#include "inflate/inflate.h"
 #include "plane/plane.h"
 #include "store/store.h"
 
@@ -33,6 +34,16 @@ const struct key_row config_keys[] = {
     {"lanes", KEY_COUNT, AT(lanes), "8", 1, 64, "chunks fetched at once, a worker"},
     {"overlap", KEY_OVERLAP, AT(overlap), "segment", 0, 0,
      "what is decoded while more arrives; chunk and none are for measurements"},
+    {"inflate", KEY_INFLATE, AT(inflate), "cpu", 0, 0,
+     "who inflates deflate chunks: cpu, dpdk, dpdk:DEVICE (docs/inflate.md)"},
+    {"pipeline", KEY_PIPELINE, AT(pipeline), "one-pass", 0, 0,
+     "one-pass: a worker does all; stages: workers receive, threads of their own do the rest"},
+    {"inflate_cores", KEY_CORES, AT(station_cores[PLANE_STATION_INFLATE]), "none", 0, 0,
+     "stages: cores of the inflate threads, one each; none: one thread, not pinned"},
+    {"dequantise_cores", KEY_CORES, AT(station_cores[PLANE_STATION_DEQUANTISE]), "none", 0, 0,
+     "stages: likewise of those that dequantise"},
+    {"deliver_cores", KEY_CORES, AT(station_cores[PLANE_STATION_DELIVER]), "none", 0, 0,
+     "stages: likewise of those that deliver what was staged"},
     {"captures", KEY_COUNT, AT(captures), "16", 1, 256,
      "chunks captured and not yet put, a worker; more are dropped"},
     {"fetch_deadline_ms", KEY_COUNT, AT(fetch_deadline_ms), "2000", 1, 600000,
@@ -190,7 +201,7 @@ static int core_usable(uint64_t core)
 	       CPU_ISSET(core, &usable);
 }
 
-static int cores_parse(const char *text, struct config *config)
+static int cores_parse(const char *text, struct core_list *list)
 {
 	uint64_t first, last;
 	uint32_t n = 0;
@@ -206,7 +217,7 @@ static int cores_parse(const char *text, struct config *config)
 		for (; first <= last; first++) {
 			if (n == CONFIG_CORES_MAX || !core_usable(first))
 				return -EINVAL;
-			config->cores[n++] = (uint32_t)first;
+			list->cores[n++] = (uint32_t)first;
 		}
 		if (!*text)
 			break;
@@ -215,7 +226,7 @@ static int cores_parse(const char *text, struct config *config)
 		while (*text == ' ')
 			text++;
 	}
-	config->cores_count = n;
+	list->count = n;
 	return 0;
 }
 
@@ -287,6 +298,12 @@ void key_allowed(const struct key_row *row, char *text, size_t text_bytes)
 	case KEY_OVERLAP:
 		snprintf(text, text_bytes, "segment, chunk or none");
 		break;
+	case KEY_PIPELINE:
+		snprintf(text, text_bytes, "one-pass or stages");
+		break;
+	case KEY_INFLATE:
+		snprintf(text, text_bytes, "cpu, dpdk, or dpdk: and a device");
+		break;
 	}
 }
 
@@ -315,10 +332,16 @@ static const char *const overlap_names[] = {
     [PLANE_OVERLAP_NONE] = "none",
 };
 
-static int overlap_read(const char *text, uint32_t *ret_value)
+static const char *const pipeline_names[] = {
+    [PLANE_ONE_PASS] = "one-pass",
+    [PLANE_STAGES] = "stages",
+};
+
+static int name_read(const char *const *names, uint32_t count, const char *text,
+		     uint32_t *ret_value)
 {
-	for (uint32_t i = 0; i < ARRAY_COUNT(overlap_names); i++) {
-		if (strcmp(text, overlap_names[i]) == 0) {
+	for (uint32_t i = 0; i < count; i++) {
+		if (strcmp(text, names[i]) == 0) {
 			*ret_value = i;
 			return 0;
 		}
@@ -365,6 +388,7 @@ static int number_read(const struct key_row *row, const char *text, void *field)
 static int value_read(const struct key_row *row, const char *text, struct config *config)
 {
 	void *field = (char *)config + row->offset;
+	char why[SSV_ERROR_TEXT_MAX];
 
 	switch (row->kind) {
 	case KEY_TEXT:
@@ -380,8 +404,8 @@ static int value_read(const struct key_row *row, const char *text, struct config
 	case KEY_CORE:
 		return core_read(text, field);
 	case KEY_CORES:
-		config->cores_count = 0;
-		return strcmp(text, "none") == 0 ? 0 : cores_parse(text, config);
+		((struct core_list *)field)->count = 0;
+		return strcmp(text, "none") == 0 ? 0 : cores_parse(text, field);
 	case KEY_YES_NO:
 		return yes_no_parse(text, field);
 	case KEY_LEVEL:
@@ -393,7 +417,14 @@ static int value_read(const struct key_row *row, const char *text, struct config
 		*(uint32_t *)field = codec_parse(text);
 		return *(uint32_t *)field ? 0 : -EINVAL;
 	case KEY_OVERLAP:
-		return overlap_read(text, field);
+		return name_read(overlap_names, ARRAY_COUNT(overlap_names), text, field);
+	case KEY_PIPELINE:
+		return name_read(pipeline_names, ARRAY_COUNT(pipeline_names), text, field);
+	case KEY_INFLATE:
+		if (strlen(text) >= CONFIG_TEXT_MAX || inflate_check(text, why))
+			return -EINVAL;
+		strcpy(field, text);
+		return 0;
 	}
 	return -EINVAL;
 }
@@ -414,14 +445,14 @@ int key_parse(const struct key_row *row, const char *text, struct config *config
 	return -EINVAL;
 }
 
-static void cores_format(const struct config *config, char *text, size_t text_bytes)
+static void cores_format(const struct core_list *list, char *text, size_t text_bytes)
 {
 	size_t n = 0;
 
 	snprintf(text, text_bytes, "none");
-	for (uint32_t i = 0; i < config->cores_count && n < text_bytes; i++)
+	for (uint32_t i = 0; i < list->count && n < text_bytes; i++)
 		n += (size_t)snprintf(text + n, text_bytes - n, "%s%u", i ? "," : "",
-				      config->cores[i]);
+				      list->cores[i]);
 }
 
 static void size_format(uint64_t bytes, char *text, size_t text_bytes)
@@ -442,12 +473,14 @@ void key_format(const struct key_row *row, const struct config *config, char *te
 	const void *field = (const char *)config + row->offset;
 	uint32_t number = 0;
 
-	if (row->kind != KEY_TEXT && row->kind != KEY_PATH && row->kind != KEY_STORE)
+	if (row->kind != KEY_TEXT && row->kind != KEY_PATH && row->kind != KEY_STORE &&
+	    row->kind != KEY_INFLATE)
 		memcpy(&number, field, sizeof(number));
 	switch (row->kind) {
 	case KEY_TEXT:
 	case KEY_PATH:
 	case KEY_STORE:
+	case KEY_INFLATE:
 		snprintf(text, text_bytes, "%s", (const char *)field);
 		break;
 	case KEY_SIZE:
@@ -460,7 +493,7 @@ void key_format(const struct key_row *row, const struct config *config, char *te
 		snprintf(text, text_bytes, (int32_t)number < 0 ? "none" : "%u", number);
 		break;
 	case KEY_CORES:
-		cores_format(config, text, text_bytes);
+		cores_format(field, text, text_bytes);
 		break;
 	case KEY_YES_NO:
 		snprintf(text, text_bytes, "%s", number ? "yes" : "no");
@@ -478,6 +511,9 @@ void key_format(const struct key_row *row, const struct config *config, char *te
 		break;
 	case KEY_OVERLAP:
 		snprintf(text, text_bytes, "%s", overlap_names[number]);
+		break;
+	case KEY_PIPELINE:
+		snprintf(text, text_bytes, "%s", pipeline_names[number]);
 		break;
 	}
 }

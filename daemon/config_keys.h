@@ -21,6 +21,8 @@ enum key_kind {
 	KEY_CODEC = 11,
 	KEY_STORE = 12, /* a store's URI */
 	KEY_OVERLAP = 13,
+	KEY_PIPELINE = 14,
+	KEY_INFLATE = 15, /* an inflate engine's name */
 };
 
 struct key_row {
@@ -32,7 +34,7 @@ struct key_row {
 	const char *help;
 };
 
-#define KEYS_MAX 32
+#define KEYS_MAX 64
 extern const struct key_row config_keys[];
 extern const uint32_t config_keys_count;
 

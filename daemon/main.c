@@ -133,6 +133,9 @@ static int plane_open(const struct config *config, const struct profile_set *pro
 	    .lanes = config->lanes,
 	    .captures_max = config->captures,
 	    .overlap = (uint8_t)config->overlap,
+	    .pipeline = (uint8_t)config->pipeline,
+	    /* On a worker's own core its decoder inflates what it is about to dequantise. */
+	    .inflate = strcmp(config->inflate, "cpu") ? config->inflate : NULL,
 	    .channels_max = config->channels,
 	    .fetch_deadline_ms = config->fetch_deadline_ms,
 	    .store_deadline_ms = config->store_deadline_ms,
@@ -151,6 +154,9 @@ static int plane_open(const struct config *config, const struct profile_set *pro
 	char text[SSV_ERROR_TEXT_MAX] = "";
 	int err;
 
+	for (uint32_t i = 0; i < PLANE_STATIONS; i++)
+		plane.stations[i] =
+		    config->station_cores[i].count ? config->station_cores[i].count : 1;
 	if (getrandom(&plane.seed, sizeof(plane.seed), 0) != (ssize_t)sizeof(plane.seed))
 		plane.seed = clock_now_ns();
 	err = plane_create(&plane, ret_plane, text);

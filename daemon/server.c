@@ -223,7 +223,7 @@ static cJSON *daemon_json(const struct server *server, uint64_t now_ns)
 
 static void usage_read(const struct server *server, uint32_t thread, struct thread_usage *usage)
 {
-	if (thread < server->config->workers)
+	if (thread < plane_threads(server->plane))
 		worker_threads_usage(server->threads, thread, usage);
 	else
 		thread_usage_read(gettid(), usage);
@@ -236,12 +236,11 @@ static void add_threads(const struct server *server, cJSON *root)
 	double chunks = cJSON_GetNumberValue(cJSON_GetObjectItem(path, "chunks"));
 	cJSON *threads = cJSON_AddArrayToObject(root, "threads");
 
-	for (uint32_t i = 0; i <= server->config->workers; i++) {
+	for (uint32_t i = 0; i <= plane_threads(server->plane); i++) {
 		struct thread_usage usage;
-		char name[32] = "control";
+		char name[PLANE_THREAD_NAME_MAX];
 
-		if (i < server->config->workers)
-			snprintf(name, sizeof(name), "worker %u", i);
+		plane_thread_name(server->plane, i, name);
 		usage_read(server, i, &usage);
 		thread_usage_add(threads, name, &usage, &server->usage[i],
 				 chunks > 0 ? (uint64_t)chunks : 0);
@@ -251,7 +250,7 @@ static void add_threads(const struct server *server, cJSON *root)
 static void stat_reset(struct server *server, uint64_t now_ns)
 {
 	plane_stat_reset(server->plane, now_ns);
-	for (uint32_t i = 0; i <= server->config->workers; i++)
+	for (uint32_t i = 0; i <= plane_threads(server->plane); i++)
 		usage_read(server, i, &server->usage[i]);
 }
 
@@ -474,7 +473,7 @@ int server_run(const struct config *config, struct plane *plane, struct listener
 	server.world.context = &server;
 	server.world.tensors = calloc(SSV_TENSORS_MAX, sizeof(*server.world.tensors));
 	server.world.json = malloc(MESSAGE_STAT_BYTES_MAX);
-	server.usage = calloc(config->workers + 1, sizeof(*server.usage));
+	server.usage = calloc(plane_threads(plane) + 1, sizeof(*server.usage));
 	server.slots = calloc(server.slots_count, sizeof(*server.slots));
 	if (!server.world.tensors || !server.world.json || !server.slots || !server.usage) {
 		snprintf(error, SSV_ERROR_TEXT_MAX * 2, "out of memory");

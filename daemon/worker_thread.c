@@ -25,15 +25,15 @@ struct worker_thread {
 	uint32_t index;
 	int wake; /* the worker's eventfd, lent by the plane */
 	int started;
+	uint64_t spin_ns;
 	_Atomic pid_t id; /* the kernel's number of the thread; 0: it does not run yet */
 };
 
 struct worker_threads {
 	struct plane *plane;
-	uint64_t spin_ns;
 	uint32_t count;
 	_Atomic int stop;
-	struct worker_thread threads[PLANE_WORKERS_MAX];
+	struct worker_thread threads[PLANE_WORKERS_MAX * (1 + PLANE_STATIONS)];
 };
 
 /* Release, pairs with stop_asked(). */
@@ -106,7 +106,7 @@ static void *worker_main(void *context)
 {
 	struct worker_thread *worker = context;
 	struct worker_threads *all = worker->all;
-	struct spin spin = {.limit_ns = all->spin_ns, .now_ns = all->spin_ns};
+	struct spin spin = {.limit_ns = worker->spin_ns, .now_ns = worker->spin_ns};
 
 	spin.since_ns = clock_now_ns();
 	thread_id_tell(worker);
@@ -135,31 +135,55 @@ static void *worker_main(void *context)
 	return NULL;
 }
 
+/* What a thread is: a worker, or which station. Returns its cores, and its place among them. */
+static const struct core_list *thread_place(const struct worker_thread *worker,
+					    const struct config *config, char name[16],
+					    uint32_t *ret_index)
+{
+	uint32_t kind = 0, index;
+
+	if (worker->index < config->workers) {
+		*ret_index = worker->index;
+		snprintf(name, 16, "ssv-worker-%u", worker->index % PLANE_WORKERS_MAX);
+		return &config->cores;
+	}
+	index = worker->index - config->workers;
+	while (index >= u64_max(1, config->station_cores[kind].count))
+		index -= (uint32_t)u64_max(1, config->station_cores[kind++].count);
+	*ret_index = index;
+	snprintf(name, 16, "ssv-%.6s-%u", plane_station_names[kind], index % PLANE_WORKERS_MAX);
+	return &config->station_cores[kind];
+}
+
 static int thread_start(struct worker_thread *worker, const struct config *config, char *error)
 {
+	const struct core_list *cores;
 	pthread_attr_t attributes;
 	cpu_set_t core;
 	char name[16];
+	uint32_t index;
 	int err;
 
+	cores = thread_place(worker, config, name, &index);
+	/* On a core that somebody else may use, spinning would be at his cost. */
+	if (cores->count && (cores != &config->cores || config->workers <= cores->count))
+		worker->spin_ns = config->spin_us * NS_PER_US;
 	err = pthread_attr_init(&attributes);
 	if (err)
 		return -err;
-	if (config->cores_count) {
+	if (cores->count) {
 		CPU_ZERO(&core);
-		CPU_SET(config->cores[worker->index % config->cores_count], &core);
+		CPU_SET(cores->cores[index % cores->count], &core);
 		err = pthread_attr_setaffinity_np(&attributes, sizeof(core), &core);
 	}
 	if (!err)
 		err = pthread_create(&worker->thread, &attributes, worker_main, worker);
 	pthread_attr_destroy(&attributes);
 	if (err) {
-		snprintf(error, SSV_ERROR_TEXT_MAX * 2, "worker %u: %s", worker->index,
-			 strerror(err));
+		snprintf(error, SSV_ERROR_TEXT_MAX * 2, "%s: %s", name, strerror(err));
 		return -err;
 	}
 	worker->started = 1;
-	snprintf(name, sizeof(name), "ssv-worker-%u", worker->index);
 	pthread_setname_np(worker->thread, name);
 	return 0;
 }
@@ -173,10 +197,7 @@ int worker_threads_start(struct plane *plane, const struct config *config,
 	if (!all)
 		return -ENOMEM;
 	all->plane = plane;
-	/* On a core that somebody else may use, spinning would be at his cost. */
-	if (config->workers <= config->cores_count)
-		all->spin_ns = config->spin_us * NS_PER_US;
-	all->count = config->workers;
+	all->count = plane_threads(plane);
 	for (uint32_t i = 0; i < all->count && !err; i++) {
 		struct pollfd first = {.fd = -1};
 

@@ -30,6 +30,7 @@
 	X(BYTES_RECEIVED, "received") /* kernel to wire slots: the socket's own copy */      \
 	X(BYTES_HEADER, "header")     /* came with a reply's header, copied from there */    \
 	X(BYTES_STORE, "store")       /* out of a store in this process: memory: */          \
+	X(BYTES_INFLATED, "inflated") /* written by an inflate engine */                     \
 	X(BYTES_DECODED, "decoded")   /* written by the decoder, wherever to */              \
 	X(BYTES_STAGED, "staged")     /* of these: into staging memory */                    \
 	X(BYTES_MOVED, "moved")       /* between staging memory and a process or a GPU */    \

@@ -19,23 +19,25 @@
 #include "base/base.h"
 
 /* What happened: X(symbol, name in the trace, what value and detail say). */
-#define TRACE_KINDS(X)                                                      \
-	X(OPEN, "open")       /* a worker checked a chunk's front */        \
-	X(DECODE, "decode")   /* detail: segment; value: bytes of it */     \
-	X(DELIVER, "deliver") /* staged tensors were moved */               \
-	X(CAPTURE, "capture") /* blocks were copied out */                  \
-	X(ENCODE, "encode")   /* detail: tensor */                          \
-	X(RECEIVE, "receive") /* the store's poll; value: bytes */          \
-	X(CHUNK, "chunk")     /* a lane's, begin to report; value: bytes */ \
-	X(GET, "get")         /* a lane's, asked to answered */             \
-	X(WAIT_LANE, "wait lane")                                           \
-	X(WAIT_SLOTS, "wait slots")                                         \
-	X(STORE, "store") /* a capture's, begin to end */                   \
-	X(PUT, "put")                                                       \
-	X(SLEEP, "sleep")     /* a worker slept */                          \
-	X(GAUGE, "gauge")     /* value: TRACE_GAUGES, 16 bits each */       \
-	X(HAND, "hand out")   /* control gave a piece to worker `place` */  \
-	X(REQUEST, "request") /* detail: session << 4 | op; value: status << 32 | tokens */
+#define TRACE_KINDS(X)                                                                          \
+	X(OPEN, "open")       /* a worker checked a chunk's front */                            \
+	X(DECODE, "decode")   /* detail: segment; value: bytes of it */                         \
+	X(DELIVER, "deliver") /* staged tensors were moved */                                   \
+	X(CAPTURE, "capture") /* blocks were copied out */                                      \
+	X(ENCODE, "encode")   /* detail: tensor */                                              \
+	X(RECEIVE, "receive") /* the store's poll; value: bytes */                              \
+	X(CHUNK, "chunk")     /* a lane's, begin to report; value: bytes */                     \
+	X(GET, "get")         /* a lane's, asked to answered */                                 \
+	X(WAIT_LANE, "wait lane")                                                               \
+	X(WAIT_SLOTS, "wait slots")                                                             \
+	X(STORE, "store") /* a capture's, begin to end */                                       \
+	X(PUT, "put")                                                                           \
+	X(SLEEP, "sleep")         /* a worker slept */                                          \
+	X(GAUGE, "gauge")         /* value: TRACE_GAUGES, 16 bits each */                       \
+	X(HAND, "hand out")       /* control gave a piece to worker `place` */                  \
+	X(REQUEST, "request")     /* detail: session << 4 | op; value: status << 32 | tokens */ \
+	X(INFLATE, "inflate")     /* detail: segment; value: bytes of it, inflated */           \
+	X(INFLATING, "inflating") /* the same at an engine, from submit to hand-back */
 
 enum trace_kind {
 	TRACE_NONE = 0,

@@ -53,6 +53,26 @@ SSV_MUST_CHECK int segment_decode(const struct container *container, uint32_t in
 				  const struct decode_target *targets, void *scratch,
 				  enum container_fault *ret_fault);
 
+/* One raw Deflate stream of known length: what an inflate engine needs of a `deflate` entry. */
+struct segment_stream {
+	const uint8_t *in; /* readable for CONTAINER_SLACK_BYTES past the end */
+	uint32_t in_bytes, out_bytes;
+};
+
+/* The stream of entry `index`: 1, or 0 when its codec is another. */
+int segment_stream(const struct container *container, uint32_t index,
+		   struct segment_stream *ret_stream);
+
+/**
+ * segment_decode() of an entry whose stream was inflated elsewhere, to pairs[out_bytes]. Its wire
+ * data must have passed container_segment_check(). Nothing is believed of pairs: unless their
+ * checksum is the entry's, -EBADMSG and nothing is written.
+ */
+SSV_MUST_CHECK int segment_decode_inflated(const struct container *container, uint32_t index,
+					   const uint8_t *pairs,
+					   const struct decode_target *targets, void *scratch,
+					   enum container_fault *ret_fault);
+
 /* ---- encoding ------------------------------------------------------------------------------- */
 
 struct encode_options {

@@ -485,21 +485,52 @@ enum container_fault entry_reader_elements(struct entry_reader *r,
 	return CONTAINER_FAULT_NONE;
 }
 
+static int entry_decode(struct entry_reader *reader, enum container_fault fault,
+			const struct decode_target *targets, enum container_fault *ret_fault)
+{
+	for (uint32_t t = 0; !fault && t < reader->entry.tensors_count; t++) {
+		fault = entry_reader_strips(reader);
+		if (!fault)
+			fault = entry_reader_elements(reader, &targets[t]);
+	}
+	if (!fault)
+		fault = entry_reader_close(reader);
+	kernels_get()->write_end();
+	*ret_fault = fault;
+	return fault ? -EBADMSG : 0;
+}
+
 int segment_decode(const struct container *container, uint32_t index,
 		   const struct decode_target *targets, void *scratch,
 		   enum container_fault *ret_fault)
 {
 	struct entry_reader reader;
-	enum container_fault fault = entry_reader_open(&reader, container, index, scratch);
 
-	for (uint32_t t = 0; !fault && t < reader.entry.tensors_count; t++) {
-		fault = entry_reader_strips(&reader);
-		if (!fault)
-			fault = entry_reader_elements(&reader, &targets[t]);
-	}
-	if (!fault)
-		fault = entry_reader_close(&reader);
-	kernels_get()->write_end();
-	*ret_fault = fault;
-	return fault ? -EBADMSG : 0;
+	return entry_decode(&reader, entry_reader_open(&reader, container, index, scratch), targets,
+			    ret_fault);
+}
+
+int segment_stream(const struct container *container, uint32_t index,
+		   struct segment_stream *ret_stream)
+{
+	struct container_entry entry;
+	struct class_source source;
+
+	container_entry(container, index, &entry);
+	if (entry.codec != WIRE_CODEC_DEFLATE)
+		return 0;
+	class_source_open(container, &entry, &source);
+	*ret_stream = (struct segment_stream){source.bytes, source.bytes_count, source.pairs_bytes};
+	return 1;
+}
+
+int segment_decode_inflated(const struct container *container, uint32_t index, const uint8_t *pairs,
+			    const struct decode_target *targets, void *scratch,
+			    enum container_fault *ret_fault)
+{
+	struct entry_reader reader;
+
+	return entry_decode(&reader,
+			    entry_reader_open_inflated(&reader, container, index, pairs, scratch),
+			    targets, ret_fault);
 }

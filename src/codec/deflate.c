@@ -78,6 +78,11 @@ static int deflate_encode(struct codec_scratch *scratch, const struct class_plan
 	return 0;
 }
 
+static int pairs_check(const uint8_t *pairs, const struct class_source *source)
+{
+	return crc32_iso(0, pairs, source->pairs_bytes) == source->class_crc ? 0 : -EBADMSG;
+}
+
 /* Inflate the classes of all the entry's tensors. */
 static int inflate_pairs(struct codec_scratch *scratch, const struct class_source *source)
 {
@@ -91,19 +96,20 @@ static int inflate_pairs(struct codec_scratch *scratch, const struct class_sourc
 		return -EBADMSG;
 	if (consumed != source->bytes_count || produced != source->pairs_bytes)
 		return -EBADMSG;
-	return crc32_iso(0, scratch->pairs, produced) == source->class_crc ? 0 : -EBADMSG;
+	return pairs_check(scratch->pairs, source);
 }
 
 static int deflate_decode(struct codec_scratch *scratch, const struct class_source *source,
 			  const uint8_t *frequency, struct class_plane *plane)
 {
+	const uint8_t *pairs = source->pairs ? source->pairs : scratch->pairs;
 	int err = 0;
 
 	(void)frequency;
 	if (!source->pairs_offset)
-		err = inflate_pairs(scratch, source);
+		err = source->pairs ? pairs_check(pairs, source) : inflate_pairs(scratch, source);
 	if (!err)
-		class_pairs_unpack(plane, scratch->pairs + source->pairs_offset);
+		class_pairs_unpack(plane, pairs + source->pairs_offset);
 	return err;
 }
 

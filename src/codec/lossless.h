@@ -21,6 +21,7 @@ struct class_source {
 	uint32_t class_crc;
 	uint32_t pairs_bytes;  /* of all its tensors together (class_pairs_bytes) */
 	uint32_t pairs_offset; /* where the tensor asked for begins in them */
+	const uint8_t *pairs;  /* inflated elsewhere, to be checked; NULL: not inflated yet */
 };
 
 /* What encode() says about the class data that it wrote. */

@@ -24,20 +24,17 @@ static void soon_find(struct entry_reader *r, uint32_t next)
 	r->soon_bytes = entry.wire_bytes;
 }
 
-enum container_fault entry_reader_open(struct entry_reader *r, const struct container *container,
+/* Find the parts of an entry whose wire data was verified. */
+static enum container_fault find_parts(struct entry_reader *r, const struct container *container,
 				       uint32_t index, struct codec_scratch *scratch)
 {
 	const struct container_header *header = &container->header;
 	const uint8_t *wire;
-	enum container_fault fault;
 
 	memset(r, 0, sizeof(*r));
 	for (uint32_t p = 0; p < header->shape.parts_count; p++)
 		if (part_channels(&header->shape.parts[p]) > scratch->channels_max)
 			return CONTAINER_FAULT_SHAPE;
-	fault = container_segment_check(container, index);
-	if (fault)
-		return fault;
 	container_entry(container, index, &r->entry);
 	r->ops = lossless_find(r->entry.codec + 1);
 	if (!r->ops || r->entry.tensors_count > r->ops->tensors_max)
@@ -57,6 +54,26 @@ enum container_fault entry_reader_open(struct entry_reader *r, const struct cont
 	r->verbatim =
 	    r->exception + (size_t)r->exceptions_left * (EXCEPTION_INDEX_BYTES + r->element_bytes);
 	return CONTAINER_FAULT_NONE;
+}
+
+enum container_fault entry_reader_open(struct entry_reader *r, const struct container *container,
+				       uint32_t index, struct codec_scratch *scratch)
+{
+	enum container_fault fault = container_segment_check(container, index);
+
+	return fault ? fault : find_parts(r, container, index, scratch);
+}
+
+enum container_fault entry_reader_open_inflated(struct entry_reader *r,
+						const struct container *container, uint32_t index,
+						const uint8_t *pairs, struct codec_scratch *scratch)
+{
+	enum container_fault fault = find_parts(r, container, index, scratch);
+
+	if (!fault && r->entry.codec != WIRE_CODEC_DEFLATE)
+		return CONTAINER_FAULT_CODEC;
+	r->source.pairs = pairs;
+	return fault;
 }
 
 static void next_tensor(struct entry_reader *r)

@@ -43,6 +43,11 @@ SSV_MUST_CHECK enum container_fault entry_reader_open(struct entry_reader *reade
 						      const struct container *container,
 						      uint32_t index,
 						      struct codec_scratch *scratch);
+/* The same for a `deflate` entry that was verified and whose classes were inflated to pairs. */
+SSV_MUST_CHECK enum container_fault entry_reader_open_inflated(struct entry_reader *reader,
+							       const struct container *container,
+							       uint32_t index, const uint8_t *pairs,
+							       struct codec_scratch *scratch);
 /* Go to the next tensor; unless stored, decode its classes to reader->plane. */
 SSV_MUST_CHECK enum container_fault entry_reader_classes(struct entry_reader *reader);
 /* The same, but the classes of r16 are decoded while the elements are written. */

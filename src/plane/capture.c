@@ -220,7 +220,7 @@ static int copy_tensors(struct worker *worker, struct capture *capture)
 	capture->failed = 0;
 	capture->jobs_open = capture->jobs_out = (uint8_t)n;
 	for (uint32_t k = 0; k < n; k++)
-		worker_submit_job(worker, &capture->jobs[k]);
+		ways_submit(&worker->ways, &capture->jobs[k]);
 	return 1;
 }
 

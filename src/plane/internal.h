@@ -20,6 +20,8 @@
 #include "codec/codec.h"
 #include "plane/path.h"
 #include "plane/plane.h"
+#include "plane/stage.h"
+#include "plane/ways.h"
 
 #define WIRE_SLOT_BYTES    MIB
 #define STAGE_SLOT_BYTES   (64 * KIB)
@@ -35,7 +37,6 @@
 #define DELETE_DEADLINE_NS (1000 * (uint64_t)1000000)
 #define PLANE_KEY_TEXT     65u /* bytes of a key in hexadecimal, with its end */
 #define FAULTS_COUNT       24u
-#define WAYS_MAX           8u /* delivery ways in use at once at a worker */
 #define NO_INDEX           UINT32_MAX
 
 /* ---- tasks and messages --------------------------------------------------------------------- */
@@ -110,45 +111,49 @@ static inline uint32_t message_generation(uint64_t message)
 /* ---- counters ------------------------------------------------------------------------------- */
 
 /* Counters of a worker: X(symbol, name in stat). */
-#define WORKER_COUNTERS(X)                          \
-	X(FETCHES, "fetches")                       \
-	X(FETCH_HITS, "fetch_hits")                 \
-	X(FETCH_MISSES, "fetch_misses")             \
-	X(FETCH_FAULTS, "fetch_faults")             \
-	X(FETCH_ERRORS, "fetch_errors")             \
-	X(FETCH_TIMEOUTS, "fetch_timeouts")         \
-	X(FETCH_CANCELS, "fetch_cancels")           \
-	X(FETCH_RETRIES, "fetch_retries")           \
-	X(FETCH_RETURNS, "fetch_returns")           \
-	X(FETCH_WIRE_BYTES, "fetch_wire_bytes")     \
-	X(FETCH_KV_BYTES, "fetch_kv_bytes")         \
-	X(HEALS, "heals")                           \
-	X(LOOKUP_KEYS, "lookup_keys")               \
-	X(LOOKUP_ERRORS, "lookup_errors")           \
-	X(STORES, "stores")                         \
-	X(STORES_PRESENT, "stores_present")         \
-	X(STORES_CAPTURED, "stores_captured")       \
-	X(STORES_DROPPED, "stores_dropped")         \
-	X(STORES_FAILED, "stores_failed")           \
-	X(PUTS, "puts")                             \
-	X(PUT_ERRORS, "put_errors")                 \
-	X(PUT_WIRE_BYTES, "put_wire_bytes")         \
-	X(PUT_KV_BYTES, "put_kv_bytes")             \
-	X(FINER_TENSORS, "finer_tensors")           \
-	X(STEPS, "steps")                           \
-	X(IDLE_STEPS, "idle_steps")                 \
-	X(SPINS_PAID, "spins_paid")                 \
-	X(SPINS_IN_VAIN, "spins_in_vain")           \
-	X(ALLOCATIONS, "allocations")               \
-	X(WIRE_SLOTS_HIGH, "wire_slots_high")       \
-	X(CAPTURE_SLOTS_HIGH, "capture_slots_high") \
-	X(PUT_SLOTS_HIGH, "put_slots_high")         \
-	X(STAGE_SLOTS_HIGH, "stage_slots_high")     \
-	X(WIRE_SLOTS_FREE, "wire_slots_free")       \
-	X(CAPTURE_SLOTS_FREE, "capture_slots_free") \
-	X(PUT_SLOTS_FREE, "put_slots_free")         \
-	X(STAGE_SLOTS_FREE, "stage_slots_free")     \
-	X(LANES_BUSY, "lanes_busy")                 \
+#define WORKER_COUNTERS(X)                            \
+	X(FETCHES, "fetches")                         \
+	X(FETCH_HITS, "fetch_hits")                   \
+	X(FETCH_MISSES, "fetch_misses")               \
+	X(FETCH_FAULTS, "fetch_faults")               \
+	X(FETCH_ERRORS, "fetch_errors")               \
+	X(FETCH_TIMEOUTS, "fetch_timeouts")           \
+	X(FETCH_CANCELS, "fetch_cancels")             \
+	X(FETCH_RETRIES, "fetch_retries")             \
+	X(FETCH_RETURNS, "fetch_returns")             \
+	X(FETCH_WIRE_BYTES, "fetch_wire_bytes")       \
+	X(FETCH_KV_BYTES, "fetch_kv_bytes")           \
+	X(HEALS, "heals")                             \
+	X(INFLATES, "inflates")                       \
+	X(INFLATES_AGAIN, "inflates_again")           \
+	X(LOOKUP_KEYS, "lookup_keys")                 \
+	X(LOOKUP_ERRORS, "lookup_errors")             \
+	X(STORES, "stores")                           \
+	X(STORES_PRESENT, "stores_present")           \
+	X(STORES_CAPTURED, "stores_captured")         \
+	X(STORES_DROPPED, "stores_dropped")           \
+	X(STORES_FAILED, "stores_failed")             \
+	X(PUTS, "puts")                               \
+	X(PUT_ERRORS, "put_errors")                   \
+	X(PUT_WIRE_BYTES, "put_wire_bytes")           \
+	X(PUT_KV_BYTES, "put_kv_bytes")               \
+	X(FINER_TENSORS, "finer_tensors")             \
+	X(STEPS, "steps")                             \
+	X(IDLE_STEPS, "idle_steps")                   \
+	X(SPINS_PAID, "spins_paid")                   \
+	X(SPINS_IN_VAIN, "spins_in_vain")             \
+	X(ALLOCATIONS, "allocations")                 \
+	X(WIRE_SLOTS_HIGH, "wire_slots_high")         \
+	X(CAPTURE_SLOTS_HIGH, "capture_slots_high")   \
+	X(PUT_SLOTS_HIGH, "put_slots_high")           \
+	X(STAGE_SLOTS_HIGH, "stage_slots_high")       \
+	X(INFLATED_SLOTS_HIGH, "inflated_slots_high") \
+	X(WIRE_SLOTS_FREE, "wire_slots_free")         \
+	X(CAPTURE_SLOTS_FREE, "capture_slots_free")   \
+	X(PUT_SLOTS_FREE, "put_slots_free")           \
+	X(STAGE_SLOTS_FREE, "stage_slots_free")       \
+	X(INFLATED_SLOTS_FREE, "inflated_slots_free") \
+	X(LANES_BUSY, "lanes_busy")                   \
 	X(CAPTURES_BUSY, "captures_busy")
 
 enum worker_counter {
@@ -216,6 +221,7 @@ enum lane_state {
 	LANE_IDLE = 0,
 	LANE_FETCH = 1,
 	LANE_DELETE = 2, /* the task is reported; a bad chunk is being deleted */
+	LANE_DRAIN = 3,  /* the task is reported; an engine still has segments */
 };
 
 /* One chunk on its way in. */
@@ -238,7 +244,9 @@ struct lane {
 	struct worker_op op;
 	struct container container;
 	struct deliver_job jobs[JOBS_MAX];
-	uint8_t **tokens; /* [JOBS_MAX][SSV_CHUNK_TOKENS] */
+	uint8_t **tokens;   /* [JOBS_MAX][SSV_CHUNK_TOKENS] */
+	struct ssv_key key; /* of the chunk, for when the task is control's again */
+	struct ahead ahead;
 };
 
 static inline uint64_t lane_received(const struct lane *lane)
@@ -303,7 +311,7 @@ struct worker {
 	_Alignas(CACHE_LINE_BYTES) struct plane *plane;
 	uint32_t index;
 	struct store *store;
-	struct slots wire, capture, put, stage;
+	struct slots wire, capture, put, stage, inflated;
 	struct lane *lanes;
 	struct capture *captures;
 	struct lookup lookups[LOOKUP_TASKS];
@@ -311,9 +319,10 @@ struct worker {
 	uint32_t *queue; /* FETCH tasks that wait for a lane: ring of fetch_tasks */
 	uint32_t queue_head, queue_count;
 	struct value_seen *seen; /* [regions_max] */
-	struct deliver_queue delivered;
-	const struct deliver_ops *ways[WAYS_MAX]; /* those with jobs out */
-	uint32_t ways_out[WAYS_MAX];              /* jobs */
+	struct ways ways;
+	struct inflate *inflate; /* ONE_PASS with an engine; else NULL */
+	uint32_t segments_out;   /* at the engine, or at a station that has one */
+	uint32_t stage_turn[PLANE_STATIONS];
 	void *decode_scratch, *encode_scratch;
 	struct encoder encoder;
 	uint32_t encoding;  /* capture in the encoder, or NO_INDEX */
@@ -444,11 +453,16 @@ struct plane {
 	struct plane_config config;
 	char store_uri[STORE_URI_MAX];
 	char store_text[STORE_URI_MAX]; /* without passwords */
+	char inflate_name[INFLATE_NAME_MAX];
 	struct arena arena;
 	uint64_t tables_bytes;
 	uint64_t wire_bytes, capture_bytes, put_bytes, stage_bytes; /* pools of a worker */
+	uint64_t inflated_bytes;
+	struct inflate_caps inflate_caps; /* of the engines, all alike */
 	uint32_t tasks_count, task_first[TASK_KINDS], task_count[TASK_KINDS];
 	struct worker *workers;
+	struct station *stations; /* [stations_count]; NULL with ONE_PASS */
+	uint32_t stations_count;
 
 	/* The control thread only. */
 	struct wake wake;
@@ -483,6 +497,9 @@ struct plane {
 int SSV_PRINTF(3, 4) plane_refuse(char *error, int code, const char *format, ...);
 void plane_key_text(const struct ssv_key *key, char text[PLANE_KEY_TEXT]);
 void plane_event_push(struct plane *plane, const struct plane_event *event);
+
+/* Of worker or station `thread`, as plane_threads() numbers them; NULL: there is none. */
+struct path *plane_thread_path(const struct plane *plane, uint32_t thread);
 
 /* jobs.c: the life of a request. */
 void job_start(struct plane *plane, struct job *job, struct session *session,
@@ -533,6 +550,8 @@ SSV_MUST_CHECK int region_quality(const struct plane *plane, const struct layout
 uint8_t quality_tier(struct plane *plane, const struct region_quality *quality, uint8_t asked);
 
 /* worker.c */
+SSV_MUST_CHECK int plane_inflate_open(struct plane *plane, const char *name, uint32_t handles,
+				      uint32_t index, struct inflate **ret_inflate, char *error);
 SSV_MUST_CHECK int worker_create(struct plane *plane, uint32_t index, char *error);
 void worker_destroy(struct worker *worker);
 void worker_report(struct worker *worker, uint32_t task, enum message_kind kind);
@@ -540,7 +559,6 @@ void worker_op_begin(struct worker *worker, struct worker_op *op, uint64_t now_n
 void worker_op_cancel(struct worker_op *op);
 uint64_t worker_now(struct worker *worker); /* finer than step_ns where there is a clock */
 struct path_subject task_subject(const struct task *task, uint32_t place);
-void worker_submit_job(struct worker *worker, struct deliver_job *job);
 int worker_poll_delivered(struct worker *worker);
 
 /* fetch.c, capture.c, lookup.c: the three kinds of task at a worker. The _unit functions do one
@@ -551,7 +569,13 @@ void fetch_return(struct worker *worker);
 void fetch_op_done(struct worker *worker, struct lane *lane, uint64_t now_ns);
 void fetch_delivered(struct worker *worker, struct lane *lane, const struct deliver_job *job);
 int fetch_fill_lanes(struct worker *worker, uint64_t now_ns);
+void fetch_end(struct worker *worker, struct lane *lane, int status);
+void fetch_fault(struct worker *worker, struct lane *lane, enum container_fault fault);
+void fetch_quiesce(struct worker *worker, struct lane *lane);
+
+/* segment.c: a chunk's segments, from the wire slots to the region. */
 int fetch_unit(struct worker *worker);
+void segment_decoded(struct worker *worker, struct lane *lane);
 
 /* lane_path.c: what a chunk's way through its lane costs. */
 void lane_price(struct worker *worker, const struct lane *lane);

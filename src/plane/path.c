@@ -31,15 +31,27 @@ void path_stage(struct path *path, enum stage stage, uint64_t start_ns, uint64_t
 		path_event(&path->trace, stage_kinds[stage], start_ns, end_ns, subject);
 }
 
+struct path *plane_thread_path(const struct plane *plane, uint32_t thread)
+{
+	const uint32_t workers = plane->config.workers_count;
+
+	if (thread < workers)
+		return &plane->workers[thread].path;
+	return thread < workers + plane->stations_count ? &plane->stations[thread - workers].path
+							: NULL;
+}
+
 void plane_worker_slept(struct plane *plane, uint32_t index, uint64_t from_ns, uint64_t to_ns)
 {
 	const struct path_subject subject = {0};
 
-	path_stage(&plane->workers[index].path, STAGE_SLEEP, from_ns, to_ns, &subject);
+	path_stage(plane_thread_path(plane, index), STAGE_SLEEP, from_ns, to_ns, &subject);
 }
 
 void plane_worker_spun(struct plane *plane, uint32_t index, int paid)
 {
+	if (index >= plane->config.workers_count)
+		return;
 	counter_add(
 	    &plane->workers[index].counters[paid ? COUNTER_SPINS_PAID : COUNTER_SPINS_IN_VAIN], 1);
 }

@@ -15,24 +15,26 @@
 #include "base/trace.h"
 
 /* Stages whose times are kept: X(symbol, name in stat, enum trace_kind or TRACE_NONE). */
-#define STAGES(X)                                                                        \
-	/* Of a chunk, in the order of its way: waits, and work of others. */            \
-	X(WAIT_LANE, "wait_lane", TRACE_WAIT_LANE)    /* at the worker */                \
-	X(WAIT_SLOTS, "wait_slots", TRACE_WAIT_SLOTS) /* for wire slots */               \
-	X(GET, "get", TRACE_GET)                      /* asked to complete */            \
-	X(WAIT_DECODE, "wait_decode", TRACE_NONE)     /* a segment, from its arrival */  \
-	X(CHUNK, "chunk", TRACE_CHUNK)                /* a lane, begin to report */      \
-	X(EXISTS, "exists", TRACE_NONE)                                                  \
-	X(WAIT_CAPTURE, "wait_capture", TRACE_NONE) /* a STORE's chunk, for slots */     \
-	X(WAIT_ENCODE, "wait_encode", TRACE_NONE)   /* captured, for the encoder */      \
-	X(PUT, "put", TRACE_PUT)                                                         \
-	/* The worker's own time. */                                                     \
-	X(SLEEP, "sleep", TRACE_SLEEP)                                                   \
-	X(RECEIVE, "receive", TRACE_RECEIVE) /* polls of the store that brought bytes */ \
-	X(OPEN, "open", TRACE_OPEN)                                                      \
-	X(DECODE, "decode", TRACE_DECODE)                                                \
-	X(DELIVER, "deliver", TRACE_DELIVER)                                             \
-	X(CAPTURE, "capture", TRACE_CAPTURE)                                             \
+#define STAGES(X)                                                                         \
+	/* Of a chunk, in the order of its way: waits, and work of others. */             \
+	X(WAIT_LANE, "wait_lane", TRACE_WAIT_LANE)    /* at the worker */                 \
+	X(WAIT_SLOTS, "wait_slots", TRACE_WAIT_SLOTS) /* for wire slots */                \
+	X(GET, "get", TRACE_GET)                      /* asked to complete */             \
+	X(WAIT_DECODE, "wait_decode", TRACE_NONE)     /* a segment, from its arrival */   \
+	X(INFLATING, "inflating", TRACE_INFLATING)    /* a segment, at an engine */       \
+	X(CHUNK, "chunk", TRACE_CHUNK)                /* a lane, begin to report */       \
+	X(EXISTS, "exists", TRACE_NONE)                                                   \
+	X(WAIT_CAPTURE, "wait_capture", TRACE_NONE) /* a STORE's chunk, for slots */      \
+	X(WAIT_ENCODE, "wait_encode", TRACE_NONE)   /* captured, for the encoder */       \
+	X(PUT, "put", TRACE_PUT)                                                          \
+	/* The worker's own time. */                                                      \
+	X(SLEEP, "sleep", TRACE_SLEEP)                                                    \
+	X(RECEIVE, "receive", TRACE_RECEIVE) /* polls of the store that brought bytes */  \
+	X(OPEN, "open", TRACE_OPEN)                                                       \
+	X(INFLATE, "inflate", TRACE_INFLATE) /* checks, submits and polls of an engine */ \
+	X(DECODE, "decode", TRACE_DECODE)                                                 \
+	X(DELIVER, "deliver", TRACE_DELIVER)                                              \
+	X(CAPTURE, "capture", TRACE_CAPTURE)                                              \
 	X(ENCODE, "encode", TRACE_ENCODE)
 
 enum stage {

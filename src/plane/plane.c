@@ -32,6 +32,12 @@ void plane_key_text(const struct ssv_key *key, char text[PLANE_KEY_TEXT])
 
 #define CONTROL_TRACE_SLOTS 4096u
 
+const char *const plane_station_names[PLANE_STATIONS] = {
+    [PLANE_STATION_INFLATE] = "inflate",
+    [PLANE_STATION_DEQUANTISE] = "dequantise",
+    [PLANE_STATION_DELIVER] = "deliver",
+};
+
 /* ---- creation ------------------------------------------------------------------------------- */
 
 struct limit {
@@ -56,6 +62,7 @@ static int config_check(const struct plane_config *config, char *error)
 	    {"min_tier", config->min_tier, 0, SSV_TIER_TINY},
 	    {"verbatim_tokens", config->verbatim_tokens, 0, UINT8_MAX},
 	    {"overlap", config->overlap, 0, PLANE_OVERLAPS - 1},
+	    {"pipeline", config->pipeline, 0, PLANE_PIPELINES - 1},
 	};
 
 	for (size_t i = 0; i < ARRAY_COUNT(limits); i++) {
@@ -64,6 +71,14 @@ static int config_check(const struct plane_config *config, char *error)
 					    limits[i].name, limits[i].value, limits[i].least,
 					    limits[i].most);
 	}
+	for (uint32_t i = 0; i < PLANE_STATIONS && config->pipeline == PLANE_STAGES; i++) {
+		if (config->stations[i] < 1 || config->stations[i] > PLANE_WORKERS_MAX)
+			return plane_refuse(error, -EINVAL, "%s threads are %u, expected 1..%u",
+					    plane_station_names[i], config->stations[i],
+					    PLANE_WORKERS_MAX);
+	}
+	if (config->inflate && inflate_check(config->inflate, error))
+		return -EINVAL;
 	if (!config->codec || !codec_name(config->codec))
 		return plane_refuse(error, -EINVAL, "codec %u is not known", config->codec);
 	if (!config->store_uri || strlen(config->store_uri) >= STORE_URI_MAX)
@@ -80,6 +95,11 @@ static void config_take(struct plane *plane, const struct plane_config *config)
 	memcpy(plane->store_uri, config->store_uri, strlen(config->store_uri) + 1);
 	plane->config.store_uri = plane->store_uri;
 	store_uri_redact(config->store_uri, plane->store_text, sizeof(plane->store_text));
+	if (config->inflate) {
+		memcpy(plane->inflate_name, config->inflate, strlen(config->inflate) + 1);
+		plane->config.inflate = plane->inflate_name;
+	}
+	plane->inflated_bytes = inflated_pool_bytes(config);
 	plane->task_count[TASK_LOOKUP] = LOOKUP_TASKS;
 	plane->task_count[TASK_FETCH] = config->lanes + FETCH_AHEAD;
 	plane->task_count[TASK_STORE] = config->captures_max;
@@ -181,12 +201,10 @@ static int workers_create(struct plane *plane, char *error)
 	if (!plane->workers)
 		return plane_refuse(error, -ENOSPC, "arena of %llu bytes is too small",
 				    (unsigned long long)config->arena_bytes);
-	for (uint32_t i = 0; i < config->workers_count; i++) {
+	err = stations_create(plane, error);
+	for (uint32_t i = 0; !err && i < config->workers_count; i++)
 		err = worker_create(plane, i, error);
-		if (err)
-			return err;
-	}
-	return 0;
+	return err;
 }
 
 int plane_create(const struct plane_config *config, struct plane **ret_plane, char *error)
@@ -227,6 +245,7 @@ void plane_destroy(struct plane *plane)
 {
 	if (!plane)
 		return;
+	stations_destroy(plane);
 	for (uint32_t i = 0; i < plane->config.workers_count; i++) {
 		if (plane->workers)
 			worker_destroy(&plane->workers[i]);
@@ -253,6 +272,27 @@ void plane_destroy(struct plane *plane)
 uint64_t plane_bytes(const struct plane *plane)
 {
 	return plane->arena.bytes + plane->tables_bytes;
+}
+
+uint32_t plane_threads(const struct plane *plane)
+{
+	return plane->config.workers_count + plane->stations_count;
+}
+
+void plane_thread_name(const struct plane *plane, uint32_t thread, char name[PLANE_THREAD_NAME_MAX])
+{
+	const uint32_t workers = plane->config.workers_count;
+	const struct station *station;
+
+	if (thread < workers) {
+		snprintf(name, PLANE_THREAD_NAME_MAX, "worker %u", thread);
+	} else if (thread < plane_threads(plane)) {
+		station = &plane->stations[thread - workers];
+		snprintf(name, PLANE_THREAD_NAME_MAX, "%s %u", plane_station_names[station->kind],
+			 station->index);
+	} else {
+		snprintf(name, PLANE_THREAD_NAME_MAX, "control");
+	}
 }
 
 /* ---- steps ---------------------------------------------------------------------------------- */
@@ -351,16 +391,17 @@ uint32_t plane_poll(struct plane *plane, struct plane_event *events, uint32_t ma
 void plane_trace(const struct plane *plane, uint64_t from, struct message_events *ret_head,
 		 struct trace_event *events, uint32_t max)
 {
-	const uint32_t workers = plane->config.workers_count;
+	const uint32_t threads = plane_threads(plane);
+	const struct path *path;
 	const struct trace *trace;
 
-	ret_head->tracks_count = workers + 1;
+	ret_head->tracks_count = threads + 1;
 	ret_head->count = 0;
 	ret_head->slots_count = ret_head->first = ret_head->head = 0;
-	if (ret_head->track > workers)
+	if (ret_head->track > threads)
 		return;
-	trace =
-	    ret_head->track < workers ? &plane->workers[ret_head->track].path.trace : &plane->trace;
+	path = plane_thread_path(plane, ret_head->track);
+	trace = path ? &path->trace : &plane->trace;
 	ret_head->slots_count = trace->slots_count;
 	ret_head->count = trace_read(trace, from, events, max, &ret_head->first);
 	ret_head->head = trace_head(trace);

@@ -40,6 +40,22 @@ enum plane_overlap {
 	PLANE_OVERLAPS = 3,
 };
 
+/* Who does the stages of a fetch. */
+enum plane_pipeline {
+	PLANE_ONE_PASS = 0, /* the worker that received does all, while it is in its cache */
+	PLANE_STAGES = 1,   /* workers receive; stations do the rest */
+	PLANE_PIPELINES = 2,
+};
+
+/* Threads beside the workers, with PLANE_STAGES. */
+enum plane_station {
+	PLANE_STATION_INFLATE = 0,
+	PLANE_STATION_DEQUANTISE = 1,
+	PLANE_STATION_DELIVER = 2, /* what is staged; what is decoded in place needs none */
+	PLANE_STATIONS = 3,
+};
+extern const char *const plane_station_names[PLANE_STATIONS];
+
 struct plane_config {
 	const char *store_uri;
 	uint64_t arena_bytes;   /* everything the data path uses, all workers together */
@@ -58,6 +74,10 @@ struct plane_config {
 	uint8_t overwrite;       /* STORE: put without asking whether the chunk is there */
 	uint8_t overlap;         /* enum plane_overlap */
 	const struct profile_set *profiles; /* lent until plane_destroy(); NULL: none */
+	uint8_t pipeline;                   /* enum plane_pipeline */
+	uint32_t stations[PLANE_STATIONS];  /* threads of each kind, with PLANE_STAGES */
+	const char *inflate; /* engine of `deflate` chunks (inflate/inflate.h); NULL: inflated where
+			      * they are decoded, or, with PLANE_STAGES, by "cpu" */
 	uint64_t seed;
 	/* Opens a worker's store handle; NULL: store_open. The simulation brings its own. */
 	int (*open_store)(void *context, uint32_t worker, const struct store_config *config,
@@ -148,7 +168,15 @@ int plane_control_fd(const struct plane *plane);
 /* Capture nothing new from now on; returns 1 once every captured chunk has been put or dropped. */
 int plane_drain(struct plane *plane, uint64_t now_ns);
 
-/* ---- workers (each on its own thread) ------------------------------------------------------- */
+/* ---- workers and stations (each on its own thread) ------------------------------------------ */
+
+/* Threads to be run: workers, numbered from 0, then stations, which are stepped, asked for
+ * descriptors and told that they slept as if they were workers. */
+uint32_t plane_threads(const struct plane *plane);
+#define PLANE_THREAD_NAME_MAX 24u
+/* "worker 0", "inflate 0" ...; "control" for the one behind the last. */
+void plane_thread_name(const struct plane *plane, uint32_t thread,
+		       char name[PLANE_THREAD_NAME_MAX]);
 
 /* A bounded amount of work: one segment or tensor at most. Returns 1: call again at once; 0: may
  * sleep until *ret_wake_ns or until a descriptor of plane_worker_pollfds() is ready. The time to

@@ -227,7 +227,7 @@ static int region_attach_checked(struct plane *plane, const struct session *sess
 {
 	const struct deliver_host host = {.memory = plane->arena.base,
 					  .bytes = plane->arena.bytes,
-					  .workers_count = plane->config.workers_count};
+					  .workers_count = plane_threads(plane)};
 	int err;
 
 	if (layout->rank != session->rank || layout->ranks_count != session->ranks_count)

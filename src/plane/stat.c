@@ -64,6 +64,7 @@ static void add_memory(const struct plane *plane, cJSON *json)
 	add_number(memory, "capture_pool_bytes", plane->capture_bytes);
 	add_number(memory, "put_pool_bytes", plane->put_bytes);
 	add_number(memory, "stage_pool_bytes", plane->stage_bytes);
+	add_number(memory, "inflated_pool_bytes", plane->inflated_bytes);
 	add_number(memory, "request_slots_free", plane->request_slots.free_count);
 	add_number(memory, "request_slots", plane->request_slots.slots_count);
 }
@@ -95,9 +96,11 @@ static void add_stages(const struct plane *plane, cJSON *json)
 		cJSON *stage = cJSON_AddObjectToObject(stages, stage_names[i]);
 		uint64_t count = 0, sum_ns = 0;
 
-		for (uint32_t k = 0; k < plane->config.workers_count; k++) {
-			count += counter_read(&plane->workers[k].path.stages[i].count);
-			sum_ns += counter_read(&plane->workers[k].path.stages[i].sum_ns);
+		for (uint32_t k = 0; k < plane_threads(plane); k++) {
+			const struct path *path = plane_thread_path(plane, k);
+
+			count += counter_read(&path->stages[i].count);
+			sum_ns += counter_read(&path->stages[i].sum_ns);
 		}
 		add_number(stage, "count", count);
 		add_number(stage, "sum_us", sum_ns / 1000);
@@ -218,8 +221,42 @@ static void add_workers(const struct plane *plane, cJSON *json)
 		add_number(item, "capture_slots", worker->capture.slots_count);
 		add_number(item, "put_slots", worker->put.slots_count);
 		add_number(item, "stage_slots", worker->stage.slots_count);
+		add_number(item, "inflated_slots", worker->inflated.slots_count);
 		add_number(item, "lanes", plane->config.lanes);
 		add_number(item, "captures", plane->config.captures_max);
+	}
+}
+
+/* Who does the stages: the engine, and the threads beside the workers. */
+static void add_pipeline(const struct plane *plane, cJSON *json)
+{
+	const char *engine = plane->config.inflate;
+	cJSON *pipeline = cJSON_AddObjectToObject(json, "pipeline");
+	cJSON *stations = cJSON_AddArrayToObject(pipeline, "stations");
+
+	cJSON_AddStringToObject(pipeline, "shape", plane->stations ? "stages" : "one-pass");
+	if (!engine)
+		engine = plane->stations ? "cpu" : "in the decoder";
+	cJSON_AddStringToObject(pipeline, "inflate", engine);
+	if (plane->inflate_caps.device) {
+		cJSON_AddStringToObject(pipeline, "inflate_device", plane->inflate_caps.device);
+		add_number(pipeline, "inflate_depth", plane->inflate_caps.depth);
+		add_number(pipeline, "inflate_record_bytes_max", plane->inflate_caps.out_bytes_max);
+	}
+	for (uint32_t i = 0; i < plane->stations_count; i++) {
+		const struct station *station = &plane->stations[i];
+		cJSON *item = cJSON_CreateObject();
+		uint64_t busy_ns = 0;
+
+		for (uint32_t k = STAGE_SLEEP + 1; k < STAGES_COUNT; k++)
+			busy_ns += counter_read(&station->path.stages[k].sum_ns);
+		cJSON_AddItemToArray(stations, item);
+		cJSON_AddStringToObject(item, "stage", plane_station_names[station->kind]);
+		add_number(item, "index", station->index);
+		add_number(item, "items", counter_read(&station->items));
+		add_number(item, "busy_us", busy_ns / 1000);
+		add_number(item, "steps", counter_read(&station->steps));
+		add_number(item, "idle_steps", counter_read(&station->idle_steps));
 	}
 }
 
@@ -255,6 +292,7 @@ int plane_stat(struct plane *plane, uint64_t now_ns, void *object)
 	for (uint32_t i = 0; i < TIME_BUCKETS; i++)
 		cJSON_AddItemToArray(times, cJSON_CreateNumber((double)plane->fetch_times[i]));
 	add_workers(plane, json);
+	add_pipeline(plane, json);
 	/* cJSON reports a failed allocation only by what is missing. */
 	return cJSON_GetObjectItem(json, "workers") ? 0 : -ENOMEM;
 }

@@ -30,7 +30,7 @@ static const char *const tally_names[] = {
 #undef TALLY_NAME
 };
 
-/* Everything at one time, all workers together. */
+/* Everything at one time, all workers and stations together. */
 struct path_sum {
 	uint64_t tallies[TALLIES_COUNT];
 	uint64_t control_tallies[TALLIES_COUNT];
@@ -57,16 +57,18 @@ struct path_base *path_base_create(void)
 
 static void sum_read(const struct plane *plane, struct path_sum *sum)
 {
-	memset(sum, 0, sizeof(*sum));
-	for (uint32_t i = 0; i < plane->config.workers_count; i++) {
-		const struct worker *worker = &plane->workers[i];
+	const struct path *path;
 
+	memset(sum, 0, sizeof(*sum));
+	for (uint32_t i = 0; (path = plane_thread_path(plane, i)); i++) {
 		for (uint32_t k = 0; k < TALLIES_COUNT; k++)
-			sum->tallies[k] += counter_read(&worker->path.tally.counters[k]);
-		for (uint32_t k = 0; k < COUNTERS_COUNT; k++)
-			sum->counters[k] += counter_read(&worker->counters[k]);
+			sum->tallies[k] += counter_read(&path->tally.counters[k]);
 		for (uint32_t k = 0; k < STAGES_COUNT; k++)
-			times_read(&worker->path.stages[k], &sum->stages[k]);
+			times_read(&path->stages[k], &sum->stages[k]);
+	}
+	for (uint32_t i = 0; i < plane->config.workers_count; i++) {
+		for (uint32_t k = 0; k < COUNTERS_COUNT; k++)
+			sum->counters[k] += counter_read(&plane->workers[i].counters[k]);
 	}
 	for (uint32_t k = 0; k < TALLIES_COUNT; k++)
 		sum->control_tallies[k] = counter_read(&plane->tally.counters[k]);
@@ -98,8 +100,8 @@ void plane_stat_reset(struct plane *plane, uint64_t now_ns)
 	for (uint32_t i = 0; i < CONTROL_STAGES_COUNT; i++)
 		times_restart(&plane->stages[i]);
 	/* A worker that sleeps needs no waking: until it works nothing gets longer or fuller. */
-	for (uint32_t i = 0; i < plane->config.workers_count; i++)
-		path_epoch_ask(&plane->workers[i].path, base->epoch);
+	for (uint32_t i = 0; i < plane_threads(plane); i++)
+		path_epoch_ask(plane_thread_path(plane, i), base->epoch);
 }
 
 static void add_number(cJSON *object, const char *name, uint64_t value)

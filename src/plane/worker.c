@@ -214,71 +214,22 @@ static int worker_take_messages(struct worker *worker, uint64_t now_ns)
 
 /* ---- the step ------------------------------------------------------------------------------- */
 
-/* Ways share the worker's queue: a job may come back from another way's poll. */
-static void worker_job_back(struct worker *worker, const struct deliver_job *job)
-{
-	uint32_t k = 0;
-
-	while (worker->ways_out[k] == 0 || worker->ways[k] != job->region->ops)
-		k++;
-	worker->ways_out[k]--;
-}
-
-/* Submit a job that was opened; its way is polled until it comes back. */
-void worker_submit_job(struct worker *worker, struct deliver_job *job)
-{
-	const struct deliver_ops *way = job->region->ops;
-	uint32_t k = 0, free_way = WAYS_MAX;
-
-	while (k < WAYS_MAX && (worker->ways_out[k] == 0 || worker->ways[k] != way)) {
-		if (worker->ways_out[k] == 0)
-			free_way = k;
-		k++;
-	}
-	if (k == WAYS_MAX)
-		k = free_way;
-	ssv_assert(k < WAYS_MAX);
-	worker->ways[k] = way;
-	worker->ways_out[k]++;
-	way->submit(&worker->delivered, job);
-}
-
 int worker_poll_delivered(struct worker *worker)
 {
 	struct deliver_job *done[DONE_BATCH];
+	uint32_t at = 0, n;
 	int did = 0;
 
-	for (uint32_t k = 0; k < WAYS_MAX; k++) {
-		uint32_t n = 0;
-
-		if (worker->ways_out[k])
-			n = worker->ways[k]->poll(&worker->delivered, done, DONE_BATCH);
+	while ((n = ways_poll(&worker->ways, &at, done, DONE_BATCH)) > 0) {
 		for (uint32_t i = 0; i < n; i++) {
-			worker_job_back(worker, done[i]);
 			if (done[i]->direction == DELIVER_IN)
 				fetch_delivered(worker, done[i]->owner, done[i]);
 			else
 				capture_delivered(worker, done[i]->owner, done[i]);
 		}
-		did |= n > 0;
+		did = 1;
 	}
 	return did;
-}
-
-enum jobs_out { JOBS_NONE = 0, JOBS_SLEEP = 1, JOBS_LOOK = 2 };
-
-/* May the worker sleep while jobs are out? Their ways know. */
-static enum jobs_out worker_jobs_out(const struct worker *worker)
-{
-	enum jobs_out out = JOBS_NONE;
-
-	for (uint32_t k = 0; k < WAYS_MAX; k++) {
-		if (worker->ways_out[k] && !worker->ways[k]->pollfds)
-			return JOBS_LOOK;
-		if (worker->ways_out[k])
-			out = JOBS_SLEEP;
-	}
-	return out;
 }
 
 /* The unit of work of the last step is over: it returned 1, so this is the very next moment. */
@@ -340,6 +291,8 @@ static void worker_show(struct worker *worker, uint64_t now_ns, int did)
 	pool_show(worker, &worker->capture, COUNTER_CAPTURE_SLOTS_FREE, COUNTER_CAPTURE_SLOTS_HIGH);
 	pool_show(worker, &worker->put, COUNTER_PUT_SLOTS_FREE, COUNTER_PUT_SLOTS_HIGH);
 	pool_show(worker, &worker->stage, COUNTER_STAGE_SLOTS_FREE, COUNTER_STAGE_SLOTS_HIGH);
+	pool_show(worker, &worker->inflated, COUNTER_INFLATED_SLOTS_FREE,
+		  COUNTER_INFLATED_SLOTS_HIGH);
 	counter_set(&counters[COUNTER_LANES_BUSY], worker->lanes_busy);
 	counter_set(&counters[COUNTER_CAPTURES_BUSY], worker->captures_busy);
 	if (worker->plane->config.allocations)
@@ -375,12 +328,13 @@ static void worker_restart(struct worker *worker)
 	worker->capture.free_low = worker->capture.free_count;
 	worker->put.free_low = worker->put.free_count;
 	worker->stage.free_low = worker->stage.free_count;
+	worker->inflated.free_low = worker->inflated.free_count;
 }
 
-int plane_worker_step(struct plane *plane, uint32_t index, uint64_t now_ns, uint64_t *ret_wake_ns)
+static int worker_step(struct worker *worker, uint64_t now_ns, uint64_t *ret_wake_ns)
 {
-	struct worker *worker = &plane->workers[index];
-	enum jobs_out jobs_out;
+	struct plane *plane = worker->plane;
+	enum ways_out out;
 	uint64_t next_ns;
 	int did, restarts, is_busy;
 
@@ -396,6 +350,8 @@ int plane_worker_step(struct plane *plane, uint32_t index, uint64_t now_ns, uint
 	worker->work_ns = now_ns;
 
 	did = worker_take_messages(worker, now_ns);
+	if (stage_is_on(worker))
+		did |= stage_poll(worker);
 	did |= worker_poll_delivered(worker);
 	if (worker_decodes_on(worker, now_ns))
 		did = 1;
@@ -411,28 +367,44 @@ int plane_worker_step(struct plane *plane, uint32_t index, uint64_t now_ns, uint
 	next_ns = worker->store->ops->next_ns(worker->store);
 	if (worker->ops_waiting)
 		next_ns = u64_min(next_ns, now_ns + NS_PER_MS);
-	jobs_out = worker_jobs_out(worker);
-	if (jobs_out == JOBS_SLEEP)
+	out = ways_are_out(&worker->ways);
+	if (out == WAYS_SLEEP)
 		next_ns = u64_min(next_ns, now_ns + DELIVER_LOOK_NS);
 	*ret_wake_ns = next_ns;
-	is_busy = did || next_ns <= now_ns || jobs_out == JOBS_LOOK;
+	is_busy = did || next_ns <= now_ns || out == WAYS_LOOK || stage_is_busy(worker);
 	worker_show_store(worker, is_busy);
 	return is_busy || !wake_may_sleep(&worker->wake);
 }
 
+/* ---- workers and stations alike ------------------------------------------------------------- */
+
+int plane_worker_step(struct plane *plane, uint32_t index, uint64_t now_ns, uint64_t *ret_wake_ns)
+{
+	const uint32_t workers = plane->config.workers_count;
+
+	if (index < workers)
+		return worker_step(&plane->workers[index], now_ns, ret_wake_ns);
+	return station_step(&plane->stations[index - workers], now_ns, ret_wake_ns);
+}
+
 uint32_t plane_worker_pollfds(struct plane *plane, uint32_t index, void *pollfds, uint32_t max)
 {
-	struct worker *worker = &plane->workers[index];
+	const uint32_t workers = plane->config.workers_count;
 	struct pollfd *fds = pollfds;
+	struct worker *worker;
 	uint32_t n = 1;
 
 	if (max == 0)
 		return 0;
-	fds[0] = (struct pollfd){.fd = worker->wake.fd, .events = POLLIN};
-	n += worker->store->ops->pollfds(worker->store, fds + n, max - n);
-	for (uint32_t k = 0; k < WAYS_MAX; k++) {
-		if (worker->ways_out[k] && worker->ways[k]->pollfds)
-			n += worker->ways[k]->pollfds(&worker->delivered, fds + n, max - n);
+	fds[0] = (struct pollfd){.events = POLLIN};
+	if (index >= workers) {
+		struct station *station = &plane->stations[index - workers];
+
+		fds[0].fd = station->wake.fd;
+		return n + ways_pollfds(&station->ways, fds + n, max - n);
 	}
-	return n;
+	worker = &plane->workers[index];
+	fds[0].fd = worker->wake.fd;
+	n += worker->store->ops->pollfds(worker->store, fds + n, max - n);
+	return n + ways_pollfds(&worker->ways, fds + n, max - n);
 }

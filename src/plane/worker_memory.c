@@ -94,6 +94,9 @@ static int worker_carve_slots(struct plane *plane, struct worker *worker, uint64
 
 	err = pool_create(arena, &worker->stage, STAGE_SLOT_BYTES,
 			  (uint32_t)(plane->stage_bytes / STAGE_SLOT_BYTES));
+	if (!err && plane->inflated_bytes)
+		err = pool_create(arena, &worker->inflated, INFLATED_SLOT_BYTES,
+				  (uint32_t)(plane->inflated_bytes / INFLATED_SLOT_BYTES));
 	if (err)
 		return err;
 	left = end > arena->used + 64 * KIB ? end - arena->used - 64 * KIB : 0;
@@ -149,7 +152,7 @@ static int worker_carve(struct plane *plane, struct worker *worker, char *error)
 		    (unsigned long long)plane->arena.bytes, plane->config.workers_count,
 		    (unsigned long long)share,
 		    (unsigned long long)(2 * codec_scratch_bytes(plane->config.channels_max) +
-					 plane->stage_bytes + MIB),
+					 plane->stage_bytes + plane->inflated_bytes + MIB),
 		    plane->config.channels_max);
 	plane->wire_bytes = slots_total_bytes(&worker->wire);
 	plane->capture_bytes = slots_total_bytes(&worker->capture);
@@ -173,6 +176,25 @@ static int worker_open_store(struct plane *plane, struct worker *worker, char *e
 	return store_open(&store, &worker->store, error);
 }
 
+/* An engine of a worker or a station; what it can do is the same for all of them. */
+int plane_inflate_open(struct plane *plane, const char *name, uint32_t handles, uint32_t index,
+		       struct inflate **ret_inflate, char *error)
+{
+	const struct inflate_config inflate = {
+	    .name = name,
+	    .seed = plane->config.seed + index,
+	    .depth = INFLATE_DEPTH,
+	    .handles = handles,
+	    .memory = plane->arena.base,
+	    .memory_bytes = plane->arena.bytes,
+	};
+	int err = inflate_open(&inflate, ret_inflate, error);
+
+	if (!err)
+		(*ret_inflate)->ops->caps(*ret_inflate, &plane->inflate_caps);
+	return err;
+}
+
 int worker_create(struct plane *plane, uint32_t index, char *error)
 {
 	const uint64_t scratch = codec_scratch_bytes(plane->config.channels_max);
@@ -181,7 +203,7 @@ int worker_create(struct plane *plane, uint32_t index, char *error)
 
 	worker->plane = plane;
 	worker->index = index;
-	worker->delivered.worker = index;
+	worker->ways.queue.worker = index;
 	worker->encoding = NO_INDEX;
 	worker->work_stage = STAGE_NONE;
 	err = worker_carve(plane, worker, error);
@@ -195,6 +217,9 @@ int worker_create(struct plane *plane, uint32_t index, char *error)
 		err = wake_init(&worker->wake);
 	if (!err)
 		err = worker_open_store(plane, worker, error);
+	if (!err && plane->config.inflate && !plane->stations)
+		err = plane_inflate_open(plane, plane->config.inflate, plane->config.workers_count,
+					 index, &worker->inflate, error);
 	if (err && !error[0])
 		plane_refuse(error, err, "worker %u: starting failed (%d)", index, err);
 	return err;
@@ -202,6 +227,7 @@ int worker_create(struct plane *plane, uint32_t index, char *error)
 
 void worker_destroy(struct worker *worker)
 {
+	inflate_close(worker->inflate);
 	store_close(worker->store);
 	worker->store = NULL;
 	if (worker->wake.fd > 0)

@@ -60,7 +60,7 @@ int rig_step(struct rig *rig)
 {
 	int did = plane_step(rig->plane, rig->now_ns);
 
-	for (uint32_t i = 0; i < rig->config.workers_count; i++) {
+	for (uint32_t i = 0; i < plane_threads(rig->plane); i++) {
 		uint64_t wake_ns;
 
 		did |= plane_worker_step(rig->plane, i, rig->now_ns, &wake_ns);

@@ -67,6 +67,7 @@ struct sim {
 	struct request requests[REQUESTS];
 	uint64_t user_data;
 	uint32_t completed, hits, tokens, damaged;
+	uint64_t inflates, again;
 };
 
 static const struct test_shape shape = {SSV_DTYPE_BF16, 2, 1, 16, 64, BLOCKS};
@@ -367,7 +368,7 @@ static void take_events(struct sim *sim)
 
 static void step(struct sim *sim)
 {
-	const uint32_t who = roll(sim, sim->rig.config.workers_count + 1);
+	const uint32_t who = roll(sim, plane_threads(sim->rig.plane) + 1);
 	uint64_t wake_ns;
 
 	if (who == 0)
@@ -440,7 +441,7 @@ static uint32_t running(const struct sim *sim)
 /* Every pool is full again. */
 static void check_pools(struct sim *sim)
 {
-	static const char *const pools[] = {"wire", "capture", "put", "stage"};
+	static const char *const pools[] = {"wire", "capture", "put", "stage", "inflated"};
 	char path[64], total[64];
 
 	assert_true(rig_stat(&sim->rig, "jobs") == 0);
@@ -457,6 +458,23 @@ static void check_pools(struct sim *sim)
 		snprintf(path, sizeof(path), "workers.%u.captures_busy", i);
 		assert_true(rig_stat(&sim->rig, path) == 0);
 	}
+}
+
+/* Half of the worlds have chunks for an inflate engine, some of them one that fails, or stages. */
+static void config_inflate(struct sim *sim, struct plane_config *config)
+{
+	static const char *const engines[] = {
+	    NULL, "cpu", "fault+cpu?delay=9&full=40",
+	    "fault+cpu?delay=5&full=20&error=10&flip=10&short=10"};
+
+	if (roll(sim, 2))
+		return;
+	config->codec = SSV_CODEC_DEFLATE;
+	config->inflate = engines[roll(sim, ARRAY_COUNT(engines))];
+	config->pipeline = roll(sim, 2) ? PLANE_STAGES : PLANE_ONE_PASS;
+	for (uint32_t i = 0; i < PLANE_STATIONS; i++)
+		config->stations[i] = 1 + roll(sim, 2);
+	config->arena_bytes += 4 * MIB;
 }
 
 static void run_seed(uint64_t seed, struct sim *totals)
@@ -480,6 +498,7 @@ static void run_seed(uint64_t seed, struct sim *totals)
 	config.lookup_deadline_ms = 20;
 	config.overwrite = roll(&sim, 4) == 0;
 	config.overlap = (uint8_t)(roll(&sim, 2) ? roll(&sim, PLANE_OVERLAPS) : 0);
+	config_inflate(&sim, &config);
 	sim.world.slow_worker = roll(&sim, 3); /* perhaps one that does not exist */
 	sim.world.slow_worker_ns = roll(&sim, 30) * NS_PER_MS;
 	config.open_store = sim_store_open;
@@ -519,6 +538,8 @@ static void run_seed(uint64_t seed, struct sim *totals)
 	totals->tokens += sim.tokens;
 	totals->damaged += sim.world.damaged;
 	totals->world.deleted += sim.world.deleted;
+	totals->inflates += (uint64_t)rig_stat(&sim.rig, "counters.inflates");
+	totals->again += (uint64_t)rig_stat(&sim.rig, "counters.inflates_again");
 	for (uint32_t i = 0; i < ENGINES; i++)
 		engine_destroy(&sim.engines[i]);
 	rig_destroy(&sim.rig);
@@ -539,11 +560,13 @@ static void every_seed_keeps_the_promises(void **state)
 		run_seed(seed, &totals);
 	}
 	print_message("%llu seeds: %u requests, %u fetches with hits, %u tokens, %u damaged "
-		      "values, %u deleted\n",
+		      "values, %u deleted, %llu segments inflated, %llu once more\n",
 		      (unsigned long long)count, totals.completed, totals.hits, totals.tokens,
-		      totals.damaged, totals.world.deleted);
+		      totals.damaged, totals.world.deleted, (unsigned long long)totals.inflates,
+		      (unsigned long long)totals.again);
 	/* The simulation itself must not be idle. */
-	assert_true(one || (totals.hits > 5 * count / 2 && totals.world.deleted > count / 4));
+	assert_true(one || (totals.hits > 5 * count / 2 && totals.inflates > 100 && totals.again &&
+			    totals.world.deleted > count / 4));
 }
 
 int main(void)

@@ -19,6 +19,7 @@
 
 #define WORKERS 3u
 #define ROUNDS  40u
+#define THREADS (WORKERS + 5u) /* with stations */
 
 static atomic_int stop;
 
@@ -89,7 +90,9 @@ static struct ssv_completion request(struct rig *rig, const struct test_region *
 
 struct threaded {
 	struct rig rig;
-	struct thread threads[WORKERS];
+	struct thread threads[THREADS];
+	uint32_t threads_count;
+	int is_staged; /* set before it starts: deflate chunks through stages, by address */
 	struct test_region region;
 	struct ssv_key keys[4];
 	uint32_t blocks[16];
@@ -102,10 +105,23 @@ static void threaded_start(struct threaded *t, const char *uri)
 
 	config.workers_count = WORKERS;
 	config.arena_bytes = WORKERS * 16 * MIB;
+	if (t->is_staged) {
+		config.codec = SSV_CODEC_DEFLATE;
+		config.pipeline = PLANE_STAGES;
+		config.arena_bytes += 16 * MIB;
+		config.stations[PLANE_STATION_INFLATE] = 2;
+		config.stations[PLANE_STATION_DEQUANTISE] = 2;
+		config.stations[PLANE_STATION_DELIVER] = 1;
+	}
 	rig_create(&t->rig, &config);
-	region_create(&t->rig, &t->region, PACKING_VEC, &shape, 0);
+	t->threads_count = plane_threads(t->rig.plane);
+	assert_true(t->threads_count <= THREADS);
+	if (t->is_staged)
+		region_create_address(&t->rig, &t->region, PACKING_VEC, &shape, 0);
+	else
+		region_create(&t->rig, &t->region, PACKING_VEC, &shape, 0);
 	atomic_store_explicit(&stop, 0, memory_order_release);
-	for (uint32_t i = 0; i < WORKERS; i++) {
+	for (uint32_t i = 0; i < t->threads_count; i++) {
 		t->threads[i] = (struct thread){.plane = t->rig.plane, .index = i};
 		assert_int_equal(pthread_create(&t->threads[i].thread, NULL, work, &t->threads[i]),
 				 0);
@@ -116,7 +132,7 @@ static void threaded_stop(struct threaded *t)
 {
 	/* Pairs with the acquire in work(). */
 	atomic_store_explicit(&stop, 1, memory_order_release);
-	for (uint32_t i = 0; i < WORKERS; i++)
+	for (uint32_t i = 0; i < t->threads_count; i++)
 		pthread_join(t->threads[i].thread, NULL);
 	region_destroy(&t->region);
 	rig_destroy(&t->rig);
@@ -140,67 +156,99 @@ static struct ssv_request threaded_fill(struct threaded *t, uint32_t round)
 	};
 }
 
+static void check_rounds(struct threaded *t)
+{
+	for (uint32_t round = 0; round < ROUNDS; round++) {
+		struct ssv_request r = threaded_fill(t, round), flush = {.op = SSV_OP_FLUSH};
+
+		assert_int_equal(request(&t->rig, &t->region, &r).tokens, 1024);
+		region_paint(&t->region); /* captured: ours again */
+		assert_int_equal(request(&t->rig, &t->region, &flush).status, 0);
+		r.op = SSV_OP_FETCH;
+		assert_int_equal(request(&t->rig, &t->region, &r).tokens, 1024);
+		for (uint32_t i = 0; i < 4; i++)
+			assert_int_equal(
+			    region_wrong(&t->region, round * 4 + i, 0, t->blocks + i * 4, 4), 0);
+		assert_true(rig_stat(&t->rig, "counters.puts") == 4.0 * (round + 1));
+	}
+}
+
 static void sleeping_workers_lose_nothing(void **state)
 {
 	static struct threaded t;
 
 	(void)state;
 	threaded_start(&t, "memory:threads-1");
-	for (uint32_t round = 0; round < ROUNDS; round++) {
-		struct ssv_request r = threaded_fill(&t, round), flush = {.op = SSV_OP_FLUSH};
+	check_rounds(&t);
+	threaded_stop(&t);
+}
 
-		assert_int_equal(request(&t.rig, &t.region, &r).tokens, 1024);
-		region_paint(&t.region); /* captured: ours again */
-		assert_int_equal(request(&t.rig, &t.region, &flush).status, 0);
-		r.op = SSV_OP_FETCH;
-		assert_int_equal(request(&t.rig, &t.region, &r).tokens, 1024);
-		for (uint32_t i = 0; i < 4; i++)
-			assert_int_equal(
-			    region_wrong(&t.region, round * 4 + i, 0, t.blocks + i * 4, 4), 0);
-		assert_true(rig_stat(&t.rig, "counters.puts") == 4.0 * (round + 1));
-	}
+static void sleeping_stations_lose_nothing(void **state)
+{
+	static struct threaded t = {.is_staged = 1};
+
+	(void)state;
+	threaded_start(&t, "memory:threads-5");
+	check_rounds(&t);
+	assert_true(rig_stat(&t.rig, "counters.inflates") > 0);
 	threaded_stop(&t);
 }
 
 /* Cancelled at any moment, a fetch writes nothing after its completion. */
-static void cancelled_fetch_leaves_the_blocks_alone(void **state)
+static void check_cancels(struct threaded *t)
 {
-	static struct threaded t;
 	uint64_t seed = test_seed(5);
 	uint32_t cancelled = 0;
+	struct ssv_request r = threaded_fill(t, 0), flush = {.op = SSV_OP_FLUSH};
 
-	(void)state;
-	threaded_start(&t, "memory:threads-2");
-	struct ssv_request r = threaded_fill(&t, 0), flush = {.op = SSV_OP_FLUSH};
-
-	assert_int_equal(request(&t.rig, &t.region, &r).tokens, 1024);
-	assert_int_equal(request(&t.rig, &t.region, &flush).status, 0);
+	assert_int_equal(request(&t->rig, &t->region, &r).tokens, 1024);
+	assert_int_equal(request(&t->rig, &t->region, &flush).status, 0);
 	for (uint32_t round = 0; round < 4 * ROUNDS; round++) {
 		struct ssv_request cancel = {
 		    .op = SSV_OP_CANCEL, .target = 1000000 + round, .user_data = 2000000 + round};
 		uint64_t until_ns;
 
 		r.op = SSV_OP_FETCH;
-		r.region = t.region.region;
+		r.region = t->region.region;
 		r.user_data = 1000000 + round;
 		assert_int_equal(
-		    plane_submit(t.rig.plane, t.region.session, &r, clock_now_ns(), NULL), 0);
+		    plane_submit(t->rig.plane, t->region.session, &r, clock_now_ns(), NULL), 0);
 		until_ns = clock_now_ns() + next_random(&seed) % (2 * NS_PER_MS);
 		while (clock_now_ns() < until_ns)
-			plane_step(t.rig.plane, clock_now_ns());
+			plane_step(t->rig.plane, clock_now_ns());
 		assert_int_equal(
-		    plane_submit(t.rig.plane, t.region.session, &cancel, clock_now_ns(), NULL), 0);
+		    plane_submit(t->rig.plane, t->region.session, &cancel, clock_now_ns(), NULL),
+		    0);
 		for (uint32_t i = 0; i < 2; i++) {
-			struct ssv_completion completion = wait_completion(&t.rig);
+			struct ssv_completion completion = wait_completion(&t->rig);
 
 			if (completion.op != SSV_OP_FETCH)
 				continue;
 			cancelled += completion.status == -ECANCELED;
-			region_paint(&t.region);
+			region_paint(&t->region);
 		}
-		assert_int_equal(region_painted_over(&t.region, NULL, 0), 0);
+		assert_int_equal(region_painted_over(&t->region, NULL, 0), 0);
 	}
 	print_message("%u of %u cancelled in time\n", cancelled, 4 * ROUNDS);
+}
+
+static void cancelled_fetch_leaves_the_blocks_alone(void **state)
+{
+	static struct threaded t;
+
+	(void)state;
+	threaded_start(&t, "memory:threads-2");
+	check_cancels(&t);
+	threaded_stop(&t);
+}
+
+static void cancelled_fetch_in_stages_leaves_the_blocks_alone(void **state)
+{
+	static struct threaded t = {.is_staged = 1};
+
+	(void)state;
+	threaded_start(&t, "memory:threads-6");
+	check_cancels(&t);
 	threaded_stop(&t);
 }
 
@@ -286,6 +334,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(sleeping_workers_lose_nothing),
 	    cmocka_unit_test(cancelled_fetch_leaves_the_blocks_alone),
+	    cmocka_unit_test(sleeping_stations_lose_nothing),
+	    cmocka_unit_test(cancelled_fetch_in_stages_leaves_the_blocks_alone),
 	    cmocka_unit_test(cancelled_store_has_read_its_blocks_before),
 	    cmocka_unit_test(state_and_trace_are_read_beside_running_workers),
 	};
