@@ -259,7 +259,7 @@ void trace_track_name(const struct seen_events *seen, uint32_t track, char *name
 
 	if (track + 1 == seen->tracks_count)
 		snprintf(name, bytes, "control");
-	else if (kind == TRACE_INFLATE || kind == TRACE_DECODE || kind == TRACE_DELIVER)
+	else if (track && (kind == TRACE_INFLATE || kind == TRACE_DECODE || kind == TRACE_DELIVER))
 		snprintf(name, bytes, "%s %u", kind_names[kind], track);
 	else
 		snprintf(name, bytes, "worker %u", track);

@@ -296,7 +296,7 @@ int station_step(struct station *station, uint64_t now_ns, uint64_t *ret_wake_ns
 	tally_use(&station->path.tally);
 	wake_begin(&station->wake);
 	(void)path_epoch_begins(&station->path);
-	station->latest_ns = now_ns;
+	station->latest_ns = station->ways.queue.now_ns = now_ns;
 	switch (station->kind) {
 	case PLANE_STATION_INFLATE:
 		did = inflate_step(station);

@@ -2,6 +2,8 @@
 /* ways.c - see ways.h. */
 #include "plane/ways.h"
 
+#include <poll.h>
+
 static void job_back(struct ways *ways, const struct deliver_job *job)
 {
 	uint32_t k = 0;

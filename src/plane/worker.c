@@ -345,7 +345,7 @@ static int worker_step(struct worker *worker, uint64_t now_ns, uint64_t *ret_wak
 	if (restarts)
 		worker_restart(worker);
 	worker->step_ns = worker->latest_ns = now_ns;
-	worker->delivered.now_ns = now_ns;
+	worker->ways.queue.now_ns = now_ns;
 
 	worker->work_ns = now_ns;
 
