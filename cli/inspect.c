@@ -123,6 +123,7 @@ static cJSON *chunk_object(const struct container *container, const struct total
 
 	cli_add_text(object, "key", cli_key_text(&h->key, text));
 	cli_add_text(object, "model", hex8(h->model, text));
+	cli_add_text(object, "profile", hex8(h->profile, text));
 	cli_add_number(object, "major", h->major);
 	cli_add_number(object, "minor", h->minor);
 	cli_add_text(object, "tier", tier_name(h->tier));
@@ -194,11 +195,14 @@ static void print_chunk(const struct container *container, const struct totals *
 {
 	const struct container_header *h = &container->header;
 	const struct chunk_shape *s = &h->shape;
+	static const uint8_t none[8];
 	char key[65], model[17], value[32], kv[32];
 
 	printf("key       %s\n", cli_key_text(&h->key, key));
 	printf("container %u.%u, tier %s, model %s\n", h->major, h->minor, tier_name(h->tier),
 	       hex8(h->model, model));
+	if (memcmp(h->profile, none, sizeof(none)) != 0)
+		printf("steps     of profile %s\n", hex8(h->profile, model));
 	printf("tokens    %u..%u%s\n", h->first_token, h->first_token + s->tokens - 1,
 	       h->verbatim_tokens ? " (the first ones verbatim)" : "");
 	printf("layers    %u..%u of %u, rank %u of %u, %s\n", s->layer0,

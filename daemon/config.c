@@ -222,9 +222,17 @@ void config_help(FILE *out)
 		fprintf(out, "  --%s\n      %s\n      %s; default: %s\n", name, row->help, allowed,
 			text[0] ? text : "empty");
 	}
-	fprintf(out,
-		"\nexample:\n"
-		"  shadowserved --store redis://127.0.0.1:6379 --arena 2GiB --cores 2-3\n\n"
-		"exit status: 0 ended as asked, 1 cannot run or left a hanging worker behind,\n"
-		"2 configuration mistake, 3 another daemon serves the socket\n");
+	fprintf(
+	    out,
+	    "\ntiers promise, about the KL of next-token probabilities, measured on a model by\n"
+	    "`shadowserve calibrate` (docs/profile.md) and on average over texts:\n"
+	    "  lossless  bit-exact\n"
+	    "  high      at most an eighth of an FP8 KV cache's (e4m3, one scale a head)\n"
+	    "  standard  no worse than an FP8 KV cache\n"
+	    "  compact   no worse than int4 (K per channel, V per token, sink tokens exact)\n"
+	    "  tiny      at most four times int4's\n"
+	    "\nexample:\n"
+	    "  shadowserved --store redis://127.0.0.1:6379 --arena 2GiB --cores 2-3\n\n"
+	    "exit status: 0 ended as asked, 1 cannot run or left a hanging worker behind,\n"
+	    "2 configuration mistake, 3 another daemon serves the socket\n");
 }

@@ -66,6 +66,37 @@ static struct test_chunk golden_encode(struct test_codec *codec, uint8_t backend
 	return chunk;
 }
 
+/* Steps by a profile, with factors for K: of heads that differ by a factor of 16. */
+static struct test_chunk golden_encode_profile(struct test_codec *codec, uint8_t dtype)
+{
+	static const float weight[2][2] = {{.25f, .015625f}, {.5f, .0625f}};
+	struct encode_profile profile = {.hash = {1, 2, 3, 4, 5, 6, 7, 8},
+					 .dtype = dtype,
+					 .parts_count = 2,
+					 .layers_count = 1,
+					 .scale = {[SSV_TIER_COMPACT] = 1}};
+	struct encode_options options = {.tier = SSV_TIER_COMPACT,
+					 .codec = SSV_CODEC_R16,
+					 .verbatim_tokens = 4,
+					 .profile = &profile};
+	uint8_t factor[80];
+	struct chunk_shape shape;
+	uint8_t *in = golden_input(dtype, &shape);
+	struct test_chunk chunk;
+
+	for (uint32_t i = 0; i < sizeof(factor); i++)
+		factor[i] = (uint8_t)(120 + i * 5 % 17);
+	for (uint32_t p = 0; p < 2; p++)
+		profile.parts[p] = (struct profile_part){.role = shape.parts[p].role,
+							 .heads = 2,
+							 .dim = 40,
+							 .weight = weight[p],
+							 .factor = p ? NULL : factor};
+	chunk = test_encode(codec, &shape, &options, in);
+	free(in);
+	return chunk;
+}
+
 static struct test_chunk golden_read(const char *path)
 {
 	struct test_chunk chunk = {.bytes = calloc(1, 1 << 20)};
@@ -132,6 +163,26 @@ static void golden_containers_decode_and_encode(void **state)
 	check(*state, SSV_CODEC_STORED, SSV_TIER_LOSSLESS, SSV_DTYPE_BF16);
 }
 
+static void a_profiles_container_is_the_same_everywhere(void **state)
+{
+	char path[PATH_BYTES];
+
+	for (uint8_t dtype = SSV_DTYPE_BF16; dtype <= SSV_DTYPE_E5M2; dtype++) {
+		struct test_chunk golden, ours = golden_encode_profile(*state, dtype);
+		struct container container;
+
+		snprintf(path, sizeof(path), "%s/r16-profile-%s.skvc", folder, dtype_name(dtype));
+		if (getenv("SSV_GOLDEN_WRITE"))
+			golden_write(path, &ours);
+		golden = golden_read(path);
+		test_open(&golden, &container);
+		assert_int_equal(golden.bytes_count, ours.bytes_count);
+		assert_memory_equal(golden.bytes, ours.bytes, ours.bytes_count);
+		free(golden.bytes);
+		free(ours.bytes);
+	}
+}
+
 /* What scratch memory held before has no influence. */
 static void encoding_does_not_depend_on_history(void **state)
 {
@@ -159,6 +210,7 @@ int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(golden_containers_decode_and_encode),
+	    cmocka_unit_test(a_profiles_container_is_the_same_everywhere),
 	    cmocka_unit_test(encoding_does_not_depend_on_history),
 	};
 
