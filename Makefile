@@ -3,6 +3,7 @@
 #
 #   make demo     two vLLM engines share a prompt through a store [STORE=file|redis] [MODEL=path]
 #   make test     every test; ends with "N passed, N failed"      [ONLY=c|sanitizers|neon|static|python|vllm]
+#   make calibrate   measure a model, write its profile           [MODEL=path] [CALIBRATE_ARGS=...]
 #   make bench    every measurement, docs/benchmarks.md           [PART=name|smoke] [BENCH_ARGS=...]
 #   make bench-page  that page again, from its JSON
 #   make bench-gpu   step times of a GPU engine while KV arrives; bench/gpu/README.md

@@ -29,6 +29,7 @@ struct command {
 	const char *text;     /* the rest of --help: what it answers, examples */
 	const struct arg *args;
 	int operands_min, operands_max; /* -1: any number */
+	bool passes_on;                 /* options are another program's: run() gets all words */
 	int (*run)(int argc, char **argv);
 };
 
@@ -37,6 +38,7 @@ extern const struct command stat_command, trace_command;
 extern const struct command inspect_command, verify_command, transcode_command;
 extern const struct command profile_commands[]; /* show, check, put, get */
 extern const struct command bench_codec_command, bench_fetch_command, doctor_command;
+extern const struct command calibrate_command;
 
 /* Options of every command. */
 extern int option_json;

@@ -35,6 +35,7 @@ static void add_all(void)
 	add(&transcode_command);
 	for (const struct command *c = profile_commands; c->name; c++)
 		add(c);
+	add(&calibrate_command);
 	add(&bench_codec_command);
 	add(&bench_fetch_command);
 	add(&doctor_command);
@@ -58,6 +59,7 @@ static void print_overview(FILE *out)
 	    "\nenvironment:\n"
 	    "  SHADOWSERVE_SOCKET  the daemon's socket, for --socket\n"
 	    "  SHADOWSERVE_STORE   a store's URI, for --store\n"
+	    "  SHADOWSERVE_PYTHON  the Python of calibrate\n"
 	    "  SHADOWSERVE_SIMD    avx512, avx2, neon or scalar: what the codec uses\n",
 	    out);
 }
@@ -116,6 +118,8 @@ static int run_command(const struct command *command, int argc, char **argv)
 	char error[256];
 	int operands;
 
+	if (command->passes_on)
+		return command->run(argc, argv);
 	if (kernels_check(error, sizeof(error)))
 		return cli_fail(EXIT_USAGE, "%s", error);
 	operands = args_parse(command->args, common_args, argc, argv, error, sizeof(error));
