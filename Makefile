@@ -1,7 +1,7 @@
 # ShadowServe: the few commands a person types. Each does all the set-up it needs and says what it
 # does; a second run is quick. The build itself is Meson's (meson.build).
 #
-#   make demo     two vLLM engines share a prompt through a store [STORE=file|redis] [MODEL=path]
+#   make demo     two vLLM engines share a prompt through a store [STORE=file|redis] [MODEL=path|smollm2]
 #   make test     every test; ends with "N passed, N failed"      [ONLY=c|sanitizers|neon|static|python|vllm]
 #   make calibrate   measure a model, write its profile           [MODEL=path] [CALIBRATE_ARGS=...]
 #   make bench    every measurement, docs/benchmarks.md           [PART=name|smoke] [BENCH_ARGS=...]

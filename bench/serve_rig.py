@@ -24,7 +24,7 @@ import vllm_settings
 from host_redis import HostRedis
 from netns import DIES_WITH_US, Network
 from part import CORES, pinned
-from servers import BUILD, ROOT, Server, ServerError
+from servers import BUILD, PROFILES, ROOT, Server, ServerError
 
 ENGINE, PLANE = CORES[0], CORES[-1]
 ANSWER_S = 90.0
@@ -39,7 +39,7 @@ class ServeDaemon(Server):
         self.socket.unlink(missing_ok=True)
         program = str(BUILD / "daemon" / "shadowserved")
         command = [*network.plane.prefix, *pinned(PLANE), program, "--socket", str(self.socket)]
-        command += ["--store", store, "--workers", "1", *options]
+        command += ["--store", store, "--workers", "1", "--profiles", str(PROFILES), *options]
         super().__init__("shadowserved", command, folder)
         self.wait_ready()
 

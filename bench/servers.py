@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = Path(os.environ.get("SHADOWSERVE_BUILD", ROOT / "build" / "release"))
+PROFILES = ROOT / "models" / "profiles"  # of the models here, as the daemon takes them
 START_TIMEOUT_S = 20.0
 
 
@@ -240,6 +241,7 @@ class Daemon(Server):
         command = [str(BUILD / "daemon" / "shadowserved"), "--socket", str(self.socket)]
         command += ["--store", store, "--tier", tier, "--workers", "1"]
         command += ["--cores", ",".join(map(str, cores[:1]))]
+        command += ["--profiles", str(PROFILES)]
         super().__init__("shadowserved", [*command, *options], folder)
         self.wait_ready()
 

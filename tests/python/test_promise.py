@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BUILD = Path(os.environ.get("SHADOWSERVE_BUILD", ROOT / "build" / "release"))
 MODEL = ROOT / "models" / "docs-6m"
 PROFILE = ROOT / "models" / "profiles" / "docs-6m.json"
-LENGTHS, SCORED, DOCUMENTS = [1536, 4096], 512, 8
+LENGTHS, SCORED, DOCUMENTS = [1536, 4096], 512, 6
 
 torch = pytest.importorskip("torch", reason="no torch in this Python")
 pytest.importorskip("transformers", reason="no transformers in this Python")

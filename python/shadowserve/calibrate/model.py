@@ -53,7 +53,7 @@ class Model:
         self.vocabulary = int(config.vocab_size)
         bos = config.bos_token_id
         self.begin = [int(bos)] if isinstance(bos, int) else []
-        self.parameters = sum(p.numel() for p in self.module.parameters())
+        self.parameters: int = sum(p.numel() for p in self.module.parameters())
         self.shape = self._measure_shape()
 
     def _measure_shape(self) -> Shape:
@@ -124,7 +124,7 @@ class Model:
     def forward_flops(self, tokens: int, before: int = 0) -> float:
         """Of a forward pass of so many tokens, that many standing in the cache."""
         config = self.module.config.get_text_config()
-        width = config.num_attention_heads * self.shape.dim
+        width = int(config.num_attention_heads) * self.shape.dim
         seen = before + tokens / 2
         return 2.0 * tokens * self.parameters + 4.0 * tokens * seen * width * self.shape.layers
 
@@ -140,8 +140,7 @@ class Model:
             product = a @ a
             float(product[0, 0])  # waits for the device
             best = min(best, time.perf_counter() - start)
-        operations: float = 2.0 * size**3
-        return operations / best
+        return 2.0 * size * size * size / best
 
 
 @contextmanager
