@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An engine's model finds its profile: the digest that calibration computes from a folder is the one
-that the connector registers, and what the engine stores has the profile's steps."""
+"""An engine's model finds its profile: the digest that calibration computes from a folder is the
+one that the connector registers, and what the engine stores has the profile's steps."""
 
 import sys
 
 from harness import MODEL, ROOT, Daemon, Engine, fixed_text
-
 from shadowserve.model import identify
 
 sys.path.append(str(ROOT / "tests" / "profile"))
