@@ -84,7 +84,7 @@ static int *switch_find(struct arguments *arguments, const char *name)
 {
 	if (strcmp(name, "--print-config") == 0)
 		return &arguments->print_config;
-	if (strcmp(name, "--detach") == 0)
+	if (config_program.detaches && strcmp(name, "--detach") == 0)
 		return &arguments->detach;
 	if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0)
 		return &arguments->help;
@@ -203,13 +203,17 @@ void config_help(FILE *out)
 	char text[CONFIG_TEXT_MAX], allowed[256], name[64];
 
 	fprintf(out,
-		"shadowserved - move KV caches between a store and the memory of LLM engines\n\n"
-		"usage: shadowserved [--config FILE] [--KEY VALUE]...\n\n"
+		"%s - %s\n\n"
+		"usage: %s [--config FILE] [--KEY VALUE]...\n\n"
 		"  --config FILE      YAML file of the keys below (flags win over it)\n"
 		"  --print-config     print the effective configuration as YAML and exit\n"
-		"  --detach           run in the background; returns when it serves\n"
+		"%s"
 		"  --version, --help\n\n"
-		"keys, each also a line \"key: value\" of the file:\n\n");
+		"keys, each also a line \"key: value\" of the file:\n\n",
+		config_program.name, config_program.summary, config_program.name,
+		config_program.detaches
+		    ? "  --detach           run in the background; returns when it serves\n"
+		    : "");
 	for (uint32_t i = 0; i < config_keys_count; i++) {
 		const struct key_row *row = &config_keys[i];
 
@@ -222,17 +226,9 @@ void config_help(FILE *out)
 		fprintf(out, "  --%s\n      %s\n      %s; default: %s\n", name, row->help, allowed,
 			text[0] ? text : "empty");
 	}
-	fprintf(
-	    out,
-	    "\ntiers promise, about the KL of next-token probabilities, measured on a model by\n"
-	    "`shadowserve calibrate` (docs/profile.md) and on average over texts:\n"
-	    "  lossless  bit-exact\n"
-	    "  high      at most an eighth of an FP8 KV cache's (e4m3, one scale a head)\n"
-	    "  standard  no worse than an FP8 KV cache\n"
-	    "  compact   no worse than int4 (K per channel, V per token, sink tokens exact)\n"
-	    "  tiny      at most four times int4's\n"
-	    "\nexample:\n"
-	    "  shadowserved --store redis://127.0.0.1:6379 --arena 2GiB --cores 2-3\n\n"
-	    "exit status: 0 ended as asked, 1 cannot run or left a hanging worker behind,\n"
-	    "2 configuration mistake, 3 another daemon serves the socket\n");
+	fprintf(out,
+		"%s\nexample:\n"
+		"  %s\n\n"
+		"exit status: %s\n",
+		config_program.notes, config_program.example, config_program.exits);
 }

@@ -29,7 +29,15 @@ struct core_list {
 struct config {
 	char socket[CONFIG_TEXT_MAX];
 	char store[CONFIG_TEXT_MAX];
-	char log_file[CONFIG_TEXT_MAX]; /* "": stderr */
+	char log_file[CONFIG_TEXT_MAX];   /* "": stderr */
+	char listen_tls[CONFIG_TEXT_MAX]; /* "": no relays of other machines */
+	char tls_cert[CONFIG_TEXT_MAX], tls_key[CONFIG_TEXT_MAX], tls_ca[CONFIG_TEXT_MAX];
+	char tls_names[CONFIG_TEXT_MAX]; /* "": any certificate of tls_ca */
+	/* Of shadowserve-relay alone. */
+	char card[CONFIG_TEXT_MAX], card_name[CONFIG_TEXT_MAX];
+	char way[CONFIG_TEXT_MAX], data_listen[CONFIG_TEXT_MAX];
+	int32_t receive_core; /* -1: not pinned */
+	uint32_t call_timeout_ms, card_timeout_ms;
 	char profiles[CONFIG_TEXT_MAX]; /* folder; "": none; "store" */
 	uint64_t arena;
 	uint32_t workers;

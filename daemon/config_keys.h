@@ -35,6 +35,13 @@ struct key_row {
 };
 
 #define KEYS_MAX 64
+/* The program's own: config_table.c of its folder. */
+struct config_program {
+	const char *name, *summary, *example, *exits;
+	const char *notes; /* before the example, or "" */
+	int detaches;      /* knows --detach */
+};
+extern const struct config_program config_program;
 extern const struct key_row config_keys[];
 extern const uint32_t config_keys_count;
 

@@ -20,6 +20,7 @@
 #include "config.h"
 #include "detach.h"
 #include "listener.h"
+#include "listener_tls.h"
 #include "plane/plane.h"
 #include "profiles.h"
 #include "server.h"
@@ -165,15 +166,16 @@ static int plane_open(const struct config *config, const struct profile_set *pro
 	return err;
 }
 
-static void greeting(const struct config *config, const struct plane *plane, int detached)
+static void greeting(const struct config *config, const struct plane *plane, uint16_t tls_port,
+		     int detached)
 {
 	char store[STORE_URI_MAX], line[2 * STORE_URI_MAX + 256];
 
 	store_uri_redact(config->store, store, sizeof(store));
 	snprintf(line, sizeof(line),
-		 "version=%s pid=%d socket=%s arena=%lluMiB allocated=%lluMiB workers=%u simd=%s "
-		 "store=%s",
-		 ssv_version(), (int)getpid(), config->socket,
+		 "version=%s pid=%d socket=%s tls_port=%u arena=%lluMiB allocated=%lluMiB "
+		 "workers=%u simd=%s store=%s",
+		 ssv_version(), (int)getpid(), config->socket, tls_port,
 		 (unsigned long long)(config->arena / MIB),
 		 (unsigned long long)(plane_bytes(plane) / MIB), config->workers,
 		 kernels_get()->name, store);
@@ -186,8 +188,8 @@ static void greeting(const struct config *config, const struct plane *plane, int
 
 /* ---- running -------------------------------------------------------------------------------- */
 
-static int serve(const struct config *config, struct listener *listener, struct plane *plane,
-		 char *error)
+static int serve(const struct config *config, struct listener *listener,
+		 struct listener_tls *listener_tls, struct plane *plane, char *error)
 {
 	struct worker_threads *threads;
 	int served, stopped;
@@ -200,10 +202,10 @@ static int serve(const struct config *config, struct listener *listener, struct 
 		(void)!worker_threads_stop(threads, 2000);
 		return failed(config, EXIT_CANNOT_RUN, error);
 	}
-	greeting(config, plane, report >= 0);
+	greeting(config, plane, listener_tls->port, report >= 0);
 	detach_report(report, 0, "");
 	report = -1;
-	served = server_run(config, plane, listener, threads, error);
+	served = server_run(config, plane, listener, listener_tls, threads, error);
 	stopped = worker_threads_stop(threads, 2000);
 	if (served == -ETIMEDOUT)
 		log_warn("drain cut short deadline_ms=%u", config->drain_timeout_ms);
@@ -222,6 +224,7 @@ static int serve(const struct config *config, struct listener *listener, struct 
 static int run(const struct config *config, struct listener *listener)
 {
 	struct profile_set profiles = {.count = 0};
+	struct listener_tls listener_tls;
 	char error[CONFIG_ERROR_MAX] = "";
 	struct plane *plane;
 	int status, err;
@@ -232,16 +235,19 @@ static int run(const struct config *config, struct listener *listener)
 			 strerror(-err));
 		return failed(config, EXIT_CANNOT_RUN, error);
 	}
-	err = profiles_load(config, &profiles, error);
+	err = listener_tls_open(&listener_tls, config, error);
 	if (err)
 		return failed(config, EXIT_CANNOT_RUN, error);
-	err = plane_open(config, &profiles, &plane, error);
-	if (err) {
-		profile_set_clear(&profiles);
-		return failed(config, EXIT_CANNOT_RUN, error);
+	err = profiles_load(config, &profiles, error);
+	if (!err)
+		err = plane_open(config, &profiles, &plane, error);
+	if (!err) {
+		status = serve(config, listener, &listener_tls, plane, error);
+		plane_destroy(plane);
+	} else {
+		status = failed(config, EXIT_CANNOT_RUN, error);
 	}
-	status = serve(config, listener, plane, error);
-	plane_destroy(plane);
+	listener_tls_close(&listener_tls);
 	profile_set_clear(&profiles);
 	return status;
 }

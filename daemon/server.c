@@ -26,6 +26,7 @@
 #define DRAIN_LOOK_NS   (20 * NS_PER_MS) /* puts end without an event */
 #define ACCEPTS_A_ROUND 64
 #define GUESTS_MAX      16 /* connections that have not said HELLO, beyond config->sessions */
+#define STRANGERS_MAX   8  /* of them from other machines: engines of this one still get in */
 
 enum watch {
 	WATCH_LISTENER = 1,
@@ -33,6 +34,7 @@ enum watch {
 	WATCH_PLANE = 3,
 	WATCH_SESSION = 4,
 	WATCH_PROCESS = 5,
+	WATCH_LISTENER_TLS = 6,
 };
 
 struct slot {
@@ -45,6 +47,7 @@ struct server {
 	const struct config *config;
 	struct plane *plane;
 	struct listener *listener;
+	struct listener_tls *listener_tls;
 	const struct worker_threads *threads;
 	struct thread_usage *usage; /* at the last reset: of the workers, then of control */
 	struct session_world world;
@@ -94,7 +97,8 @@ static uint32_t slot_free(const struct server *server)
 	return i;
 }
 
-static void connection_take(struct server *server, int fd, int pidfd, pid_t pid, uint64_t now_ns)
+static void connection_take(struct server *server, struct stream *stream, int pidfd, pid_t pid,
+			    uint64_t now_ns)
 {
 	uint32_t index = slot_free(server);
 	struct slot *slot = &server->slots[index];
@@ -104,12 +108,12 @@ static void connection_take(struct server *server, int fd, int pidfd, pid_t pid,
 		server->refused++;
 		log_warn("connection refused pid=%d reason=\"all %u sessions are taken\"", (int)pid,
 			 server->slots_count);
-		close(fd);
+		stream_destroy(stream);
 		if (pidfd >= 0)
 			close(pidfd);
 		return;
 	}
-	if (session_create(&server->world, fd, pidfd, pid, now_ns, &slot->session)) {
+	if (session_create(&server->world, stream, pidfd, pid, now_ns, &slot->session)) {
 		log_error("connection refused pid=%d reason=\"out of memory\"", (int)pid);
 		return;
 	}
@@ -128,7 +132,12 @@ static void connections_accept(struct server *server, uint64_t now_ns)
 		int fd = listener_accept(server->listener, &pid, &pidfd);
 
 		if (fd >= 0) {
-			connection_take(server, fd, pidfd, pid, now_ns);
+			struct stream *stream;
+
+			if (stream_plain(fd, &stream) == 0)
+				connection_take(server, stream, pidfd, pid, now_ns);
+			else if (pidfd >= 0)
+				close(pidfd);
 			continue;
 		}
 		if (fd == -EMFILE || fd == -ENFILE) {
@@ -138,6 +147,43 @@ static void connections_accept(struct server *server, uint64_t now_ns)
 		}
 		if (fd != -EACCES && fd != -EINTR && fd != -ECONNABORTED)
 			break;
+	}
+}
+
+/* Those of other machines whose handshake and HELLO are still to come. */
+static uint32_t strangers_count(const struct server *server)
+{
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < server->slots_count; i++) {
+		const struct session *session = server->slots[i].session;
+
+		n += session && session_is_remote(session) &&
+		     session_state(session) == SESSION_GREETING;
+	}
+	return n;
+}
+
+static void relays_accept(struct server *server, uint64_t now_ns)
+{
+	for (int i = 0; i < ACCEPTS_A_ROUND && server->listener_tls->fd >= 0; i++) {
+		struct stream *stream;
+		int err = listener_tls_accept(server->listener_tls, &stream);
+
+		if (err == -EMFILE || err == -ENFILE)
+			log_error("connection refused reason=\"%s\"", strerror(-err));
+		if (err == -EINTR || err == -ECONNABORTED)
+			continue;
+		if (err)
+			break;
+		if (strangers_count(server) < STRANGERS_MAX) {
+			connection_take(server, stream, -1, 0, now_ns);
+			continue;
+		}
+		server->refused++;
+		log_warn("connection refused reason=\"%d handshakes are under way\"",
+			 STRANGERS_MAX);
+		stream_destroy(stream);
 	}
 }
 
@@ -290,6 +336,7 @@ static void drain_begin(struct server *server, const char *reason, uint64_t now_
 	log_info("draining reason=\"%s\" sessions=%u deadline_ms=%u", reason,
 		 server->sessions_count, server->config->drain_timeout_ms);
 	listener_stop(server->listener);
+	listener_tls_stop(server->listener_tls);
 	for (uint32_t i = 0; i < server->slots_count; i++) {
 		if (server->slots[i].session)
 			session_end(server->slots[i].session, -ENOTCONN,
@@ -379,6 +426,9 @@ static void wait_and_dispatch(struct server *server, int busy)
 		case WATCH_LISTENER:
 			connections_accept(server, now_ns);
 			break;
+		case WATCH_LISTENER_TLS:
+			relays_accept(server, now_ns);
+			break;
 		case WATCH_SIGNALS:
 			signals_take(server, now_ns);
 			break;
@@ -412,6 +462,9 @@ static int server_watch_all(struct server *server, char *error)
 	if (!err)
 		err =
 		    watch(server, EPOLL_CTL_ADD, server->listener->fd, WATCH_LISTENER, 0, EPOLLIN);
+	if (!err && server->listener_tls->fd >= 0)
+		err = watch(server, EPOLL_CTL_ADD, server->listener_tls->fd, WATCH_LISTENER_TLS, 0,
+			    EPOLLIN);
 	if (!err)
 		err = watch(server, EPOLL_CTL_ADD, server->signals, WATCH_SIGNALS, 0, EPOLLIN);
 	/* Edge: plane_step() empties the counter, whether or not this loop looks at it. */
@@ -456,12 +509,13 @@ static void server_free(struct server *server)
 }
 
 int server_run(const struct config *config, struct plane *plane, struct listener *listener,
-	       const struct worker_threads *threads, char *error)
+	       struct listener_tls *listener_tls, const struct worker_threads *threads, char *error)
 {
 	struct server server = {
 	    .config = config,
 	    .plane = plane,
 	    .listener = listener,
+	    .listener_tls = listener_tls,
 	    .threads = threads,
 	    .world = {.plane = plane, .stat = stat_text, .daemon_version = ssv_version()},
 	    .epoll = -1,
@@ -484,6 +538,7 @@ int server_run(const struct config *config, struct plane *plane, struct listener
 	if (!result)
 		server_serve(&server, &result);
 	listener_stop(listener);
+	listener_tls_stop(listener_tls);
 	server_free(&server);
 	return result;
 }

@@ -8,6 +8,7 @@
 
 #include "config.h"
 #include "listener.h"
+#include "listener_tls.h"
 #include "plane/plane.h"
 #include "worker_thread.h"
 
@@ -20,7 +21,7 @@
  * SIGHUP must be blocked in every thread.
  */
 SSV_MUST_CHECK int server_run(const struct config *config, struct plane *plane,
-			      struct listener *listener, const struct worker_threads *threads,
-			      char *error);
+			      struct listener *listener, struct listener_tls *listener_tls,
+			      const struct worker_threads *threads, char *error);
 
 #endif

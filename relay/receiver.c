@@ -29,7 +29,7 @@
 #define CONNECTIONS_MAX 1024u
 #define GUESTS_MAX      64u /* connections without HELLO */
 #define GRANTS_MAX      1024u
-#define A_GRANT_MAX     64u /* connections of one grant: workers of a card */
+#define A_GRANT_MAX     256u /* connections of one grant: threads of a card */
 #define HELLO_NS        (2 * NS_PER_S)
 #define EVENTS_A_ROUND  32
 

@@ -32,7 +32,14 @@ NEON_SUITES = ("base", "chunk", "codec")
 TSAN_SEEDS = "40"  # of the simulation, which has one thread
 PYTEST_FOLDERS = {
     "static": ["tests/static"],
-    "python": ["tests/client", "tests/daemon", "tests/cli", "tests/python", "tests/bench"],
+    "python": [
+        "tests/client",
+        "tests/daemon",
+        "tests/relay",
+        "tests/cli",
+        "tests/python",
+        "tests/bench",
+    ],
     "vllm": ["tests/vllm"],
 }
 

@@ -8,7 +8,6 @@
 #include <errno.h>
 #include <poll.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -18,7 +17,7 @@
 
 /* ---- creating and destroying ---------------------------------------------------------------- */
 
-int session_create(struct session_world *world, int socket, int pidfd, pid_t peer_pid,
+int session_create(struct session_world *world, struct stream *stream, int pidfd, pid_t peer_pid,
 		   uint64_t now_ns, struct session **ret_session)
 {
 	struct session *session = calloc(1, sizeof(*session));
@@ -30,7 +29,8 @@ int session_create(struct session_world *world, int socket, int pidfd, pid_t pee
 	if (!session->in || !session->out)
 		goto free_session;
 	session->world = world;
-	session->socket = socket;
+	session->stream = stream;
+	session->remote = stream_is_remote(stream);
 	session->pidfd = pidfd;
 	session->pid = peer_pid;
 	session->state = SESSION_GREETING;
@@ -44,7 +44,7 @@ free_session:
 	free(session->out);
 	free(session);
 close_fds:
-	close(socket);
+	stream_destroy(stream);
 	if (pidfd >= 0)
 		close(pidfd);
 	return -ENOMEM;
@@ -56,7 +56,7 @@ void session_destroy(struct session *session)
 		return;
 	for (uint32_t i = 0; i < session->fds_count; i++)
 		close(session->fds[i]);
-	close(session->socket);
+	stream_destroy(session->stream);
 	if (session->pidfd >= 0)
 		close(session->pidfd);
 	free(session->in);
@@ -94,8 +94,9 @@ void session_end(struct session *session, int status, const char *reason, uint64
 	snprintf(session->reason, sizeof(session->reason), "%s", reason);
 	session->state = SESSION_ENDING;
 	session->deadline_ns = TIME_NEVER;
-	log_info("session ends engine=%s rank=%u pid=%d status=%d reason=\"%s\"",
-		 session->hello.engine_id, session->hello.rank, (int)session->pid, status, reason);
+	log_info("session ends engine=%s rank=%u pid=%d peer=\"%s\" status=%d reason=\"%s\"",
+		 session->hello.engine_id, session->hello.rank, (int)session->pid,
+		 stream_peer(session->stream), status, reason);
 	if (was_open)
 		plane_session_end(session->world->plane, session->plane_id);
 	else
@@ -152,74 +153,41 @@ void session_flush(struct session *session, uint64_t now_ns)
 		ssize_t n;
 
 		tally_add(TALLY_CALL_SEND, 1);
-		n = send(session->socket, session->out + sent, session->out_bytes - sent,
-			 MSG_NOSIGNAL | MSG_DONTWAIT);
-
+		n = stream_send(session->stream, session->out + sent, session->out_bytes - sent);
 		if (n > 0)
 			sent += (size_t)n;
-		else if (n < 0 && errno == EAGAIN)
+		else if (n == -EAGAIN)
 			break;
-		else if (n == 0 || errno != EINTR)
+		else
 			session->peer_gone = 1;
 	}
+	if (!session->peer_gone && stream_flush(session->stream))
+		session->peer_gone = 1;
 	session->out_bytes -= sent;
 	memmove(session->out, session->out + sent, session->out_bytes);
 	if (session->peer_gone)
 		session_end(session, -ENOTCONN, "the client closed the session", now_ns);
-	if (session->state == SESSION_LEAVING && (!session->out_bytes || session->peer_gone))
+	if (session->state == SESSION_LEAVING &&
+	    ((!session->out_bytes && !stream_wants_out(session->stream)) || session->peer_gone))
 		session->state = SESSION_DONE;
 }
 
 /* ---- receiving ------------------------------------------------------------------------------ */
 
-/* Keep the descriptors that came along; those beyond SESSION_FDS are closed. 0 or -EPROTO. */
-static int fds_take(struct session *session, struct msghdr *message)
+/* Keep the descriptors that came along; those beyond STREAM_FDS are closed. 0 or -EPROTO. */
+static int fds_keep(struct session *session, const struct stream_fds *fds)
 {
-	int err = message->msg_flags & MSG_CTRUNC ? -EPROTO : 0;
+	int err = fds->overflow ? -EPROTO : 0;
 
-	for (struct cmsghdr *c = CMSG_FIRSTHDR(message); c; c = CMSG_NXTHDR(message, c)) {
-		size_t n = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-		int fd;
-
-		if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
-			continue;
-		for (size_t i = 0; i < n; i++) {
-			memcpy(&fd, CMSG_DATA(c) + i * sizeof(fd), sizeof(fd));
-			if (session->fds_count < SESSION_FDS) {
-				session->fds[session->fds_count++] = fd;
-			} else {
-				close(fd);
-				err = -EPROTO;
-			}
+	for (uint32_t i = 0; i < fds->count; i++) {
+		if (session->fds_count < STREAM_FDS) {
+			session->fds[session->fds_count++] = fds->fds[i];
+		} else {
+			close(fds->fds[i]);
+			err = -EPROTO;
 		}
 	}
 	return err;
-}
-
-/* Bytes read, 0 at the end of the stream, -EAGAIN, -EPROTO or the socket's error. */
-static ssize_t bytes_receive(struct session *session)
-{
-	union {
-		char bytes[CMSG_SPACE(sizeof(int) * SESSION_FDS)];
-		struct cmsghdr align;
-	} control;
-	struct iovec part = {.iov_base = session->in + session->in_bytes,
-			     .iov_len = SESSION_IN_BYTES - session->in_bytes};
-	struct msghdr message = {.msg_iov = &part,
-				 .msg_iovlen = 1,
-				 .msg_control = control.bytes,
-				 .msg_controllen = sizeof(control.bytes)};
-	ssize_t n;
-
-	tally_add(TALLY_CALL_RECEIVE, 1);
-	n = recvmsg(session->socket, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-
-	if (n < 0)
-		return -errno;
-	if (fds_take(session, &message))
-		return -EPROTO;
-	session->in_bytes += (size_t)n;
-	return n;
 }
 
 static void malformed(struct session *session, const char *error, uint64_t now_ns)
@@ -253,10 +221,39 @@ static void messages_take(struct session *session, uint64_t now_ns)
 		malformed(session, error, now_ns);
 }
 
-void session_receive(struct session *session, uint64_t now_ns)
+/* The reason when receiving failed. */
+static const char *end_reason(const struct session *session, ssize_t n)
 {
+	if (n == -EPROTO && stream_fault(session->stream)[0])
+		return stream_fault(session->stream);
+	return n == -ETIMEDOUT ? "the connection to the client was lost"
+			       : "the client closed the session";
+}
+
+static void session_read(struct session *session, uint64_t now_ns)
+{
+	struct stream_fds fds;
 	ssize_t n;
 
+	tally_add(TALLY_CALL_RECEIVE, 1);
+	n = stream_receive(session->stream, session->in + session->in_bytes,
+			   SESSION_IN_BYTES - session->in_bytes, &fds);
+	if (n == -EAGAIN)
+		return;
+	if (n > 0)
+		session->in_bytes += (size_t)n;
+	if (fds_keep(session, &fds)) {
+		malformed(session, "more descriptors than messages that carry one", now_ns);
+	} else if (n <= 0) {
+		session->peer_gone = 1;
+		session_end(session, -ENOTCONN, end_reason(session, n), now_ns);
+	} else {
+		messages_take(session, now_ns);
+	}
+}
+
+void session_receive(struct session *session, uint64_t now_ns)
+{
 	if (session->state > SESSION_OPEN) {
 		/* Only hang-ups are watched for now. */
 		session->peer_gone = 1;
@@ -264,17 +261,10 @@ void session_receive(struct session *session, uint64_t now_ns)
 			session->state = SESSION_DONE;
 		return;
 	}
-	n = bytes_receive(session);
-	if (n == -EAGAIN || n == -EINTR)
-		return;
-	if (n == -EPROTO) {
-		malformed(session, "more descriptors than messages that carry one", now_ns);
-	} else if (n <= 0) {
-		session->peer_gone = 1;
-		session_end(session, -ENOTCONN, "the client closed the session", now_ns);
-	} else {
-		messages_take(session, now_ns);
-	}
+	/* What TLS keeps inside is less than a record: it fits behind any message's beginning. */
+	do {
+		session_read(session, now_ns);
+	} while (session->state <= SESSION_OPEN && stream_holds(session->stream));
 	session_flush(session, now_ns);
 }
 
@@ -362,7 +352,12 @@ uint64_t session_plane_id(const struct session *session)
 
 int session_socket(const struct session *session)
 {
-	return session->socket;
+	return stream_fd(session->stream);
+}
+
+int session_is_remote(const struct session *session)
+{
+	return session->remote;
 }
 
 int session_pidfd(const struct session *session)
@@ -376,7 +371,10 @@ short session_wants(const struct session *session)
 		return 0;
 	/* POLLHUP comes unasked; asking for it keeps the value from being 0. */
 	return (short)(POLLHUP | (session->state <= SESSION_OPEN ? POLLIN : 0) |
-		       (session->out_bytes ? POLLOUT : 0));
+		       (stream_wants_out(session->stream) ||
+				(session->out_bytes && stream_is_greeted(session->stream))
+			    ? POLLOUT
+			    : 0));
 }
 
 uint64_t session_deadline_ns(const struct session *session)

@@ -7,8 +7,9 @@
  * a dead process, a shutdown): its jobs are made quiescent first, then CLOSE is sent, then the
  * socket closes. Other sessions never notice.
  *
- * The owner (the daemon's control loop) watches the descriptors and hands in the time. The socket
- * may be any stream; descriptors for memfd regions need a Unix one.
+ * The owner (the daemon's control loop) watches the descriptors and hands in the time. The bytes
+ * come by a stream: of this machine, which carries descriptors for memfd regions, or of another
+ * over TLS, whose handshake counts as part of greeting.
  */
 #ifndef SSV_SESSION_H
 #define SSV_SESSION_H
@@ -17,11 +18,11 @@
 
 #include "base/message.h"
 #include "plane/plane.h"
+#include "stream/stream.h"
 
 #define SESSION_GREETING_NS   (5 * 1000000000ull) /* for HELLO to come */
 #define SESSION_LEAVING_NS    (2 * 1000000000ull) /* for a client to read CLOSE */
 #define SESSION_UNREGISTERING 64                  /* UNREGISTER messages not yet answered */
-#define SESSION_FDS           4                   /* descriptors received and not yet used */
 #define SESSION_IN_BYTES      (MESSAGE_REQUEST_BYTES_MAX + 64 * KIB)
 #define SESSION_OUT_BYTES     (MESSAGE_STAT_BYTES_MAX + 256 * KIB)
 
@@ -49,12 +50,13 @@ struct session_world {
 struct session;
 
 /**
- * Begin a session on a connected socket; peer_pid and pidfd (-1: none) are the client's process.
+ * Begin a session on a stream; peer_pid and pidfd (0 and -1: of another machine, or unknown) are
+ * the client's process.
  *
- * Ownership: socket and pidfd become the session's, also on failure.
+ * Ownership: stream and pidfd become the session's, also on failure.
  * Errors: -ENOMEM.
  */
-SSV_MUST_CHECK int session_create(struct session_world *world, int socket, int pidfd,
+SSV_MUST_CHECK int session_create(struct session_world *world, struct stream *stream, int pidfd,
 				  pid_t peer_pid, uint64_t now_ns, struct session **ret_session);
 void session_destroy(struct session *session); /* takes NULL; DONE, or the plane is gone */
 
@@ -75,6 +77,7 @@ void session_peer_died(struct session *session, uint64_t now_ns);
 enum session_state session_state(const struct session *session);
 uint64_t session_plane_id(const struct session *session); /* valid from OPEN until DONE */
 int session_socket(const struct session *session);
+int session_is_remote(const struct session *session);
 int session_pidfd(const struct session *session);
 /* poll(2) events to watch the socket for; 0: take it out of the set. */
 short session_wants(const struct session *session);

@@ -19,7 +19,8 @@ struct unregistering {
 struct session {
 	struct session_world *world;
 	enum session_state state;
-	int socket, pidfd;
+	struct stream *stream;
+	int pidfd;
 	pid_t pid;
 	int remote; /* the client is on another machine */
 	uint64_t plane_id;
@@ -31,7 +32,7 @@ struct session {
 	int peer_gone;  /* nobody reads any more */
 	int severed;    /* completions cannot be believed any more and are not given */
 	int overflowed; /* the client did not read; nothing but CLOSE is queued any more */
-	int fds[SESSION_FDS];
+	int fds[STREAM_FDS];
 	uint32_t fds_count;
 	struct unregistering unregistering[SESSION_UNREGISTERING];
 	uint32_t unregistering_count;

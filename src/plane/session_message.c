@@ -78,8 +78,8 @@ static int take_hello(struct session *session, const struct message *message, ui
 	}
 	session->state = SESSION_OPEN;
 	session->deadline_ns = UINT64_MAX;
-	log_info("session begins engine=%s rank=%u ranks=%u pid=%d", hello->engine_id, hello->rank,
-		 hello->ranks_count, (int)session->pid);
+	log_info("session begins engine=%s rank=%u ranks=%u pid=%d peer=\"%s\"", hello->engine_id,
+		 hello->rank, hello->ranks_count, (int)session->pid, stream_peer(session->stream));
 	welcome(session, message->id, now_ns);
 	return 0;
 }
@@ -288,6 +288,8 @@ void session_stat(const struct session *session, void *json)
 	cJSON_AddNumberToObject(object, "rank", session->hello.rank);
 	cJSON_AddNumberToObject(object, "ranks", session->hello.ranks_count);
 	cJSON_AddNumberToObject(object, "pid", session->pid);
+	if (session->remote)
+		cJSON_AddStringToObject(object, "peer", stream_peer(session->stream));
 	cJSON_AddNumberToObject(object, "requests_in_flight", session->requests);
 	cJSON_AddNumberToObject(object, "regions", session->regions);
 	cJSON_AddNumberToObject(object, "requests", (double)session->accepted);

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A card, a relay and the certificates by which they know each other."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+from pathlib import Path
+
+from daemon_rig import BUILD, SOON_S, Daemon, flags
+
+PROGRAM = BUILD / "relay" / "shadowserve-relay"
+
+
+def openssl(*arguments: object) -> None:
+    subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True)
+
+
+class Authority:
+    """Signs certificates, as docs/remote.md does it."""
+
+    def __init__(self, folder: Path, name: str = "ca") -> None:
+        self.folder, self.name = folder, name
+        self.certificate = folder / f"{name}.pem"
+        self.key = folder / f"{name}.key"
+        openssl(
+            *("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"),
+            *("-days", 3650, "-subj", f"/CN={name}"),
+            *("-keyout", self.key, "-out", self.certificate),
+        )
+
+    def sign(self, name: str, san: str = "", days: int = 365) -> dict[str, str]:
+        """tls_cert, tls_key and tls_ca of a machine."""
+        request, key = self.folder / f"{name}.csr", self.folder / f"{name}.key"
+        extensions, out = self.folder / f"{name}.ext", self.folder / f"{name}.pem"
+        extensions.write_text(f"subjectAltName=DNS:{name}{',' + san if san else ''}\n")
+        openssl(
+            *("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"),
+            *("-subj", f"/CN={name}", "-keyout", key, "-out", request),
+        )
+        openssl(
+            *("x509", "-req", "-in", request, "-CA", self.certificate, "-CAkey", self.key),
+            *("-CAcreateserial", "-days", days, "-extfile", extensions, "-out", out),
+        )
+        return {"tls_cert": str(out), "tls_key": str(key), "tls_ca": str(self.certificate)}
+
+
+def port_of(daemon: Daemon) -> int:
+    found = re.search(r"tls_port=(\d+)", daemon.greeting)
+    assert found
+    return int(found[1])
+
+
+class Relay(Daemon):
+    """A shadowserve-relay; what an engine needs of a daemon it has as well."""
+
+    def __init__(self, folder: Path, name: str, card: str, **keys: object) -> None:
+        self.socket = str(keys.pop("socket", folder / f"{name}.sock"))
+        self.log = folder / f"{name}.log"
+        self.keys = {
+            "card": card,
+            "log_level": "debug",
+            "log_file": str(self.log),
+            "socket": self.socket,
+            "data_listen": "127.0.0.1:0",
+            "call_timeout_ms": "10000",
+        }
+        self.keys.update({key: str(value) for key, value in keys.items()})
+        self.process: subprocess.Popen[str] | None = None
+
+    def start(self) -> Relay:
+        self.process = subprocess.Popen(
+            [PROGRAM, *flags(dict(self.keys))],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdout
+        self.greeting = self.process.stdout.readline()
+        if not self.greeting:
+            _, errors = self.process.communicate(timeout=SOON_S)
+            raise AssertionError(f"exit {self.process.returncode}: {errors}")
+        return self
+
+    @property
+    def data_port(self) -> int:
+        found = re.search(r"data_port=(\d+)", self.greeting)
+        assert found
+        return int(found[1])
+
+
+class Relayed:
+    """A card and a relay in front of it: to an engine one daemon."""
+
+    def __init__(self, folder: Path, authority: Authority, **keys: object) -> None:
+        relay_keys = {k: keys.pop(k) for k in ("card_timeout_ms", "call_timeout_ms") if k in keys}
+        self.folder, self.authority = folder, authority
+        self.card_keys = {**authority.sign("card", "IP:127.0.0.1"), **keys}
+        self.relay_keys = {**authority.sign("host"), **relay_keys}
+        self.card = Daemon(folder, "card", listen_tls="127.0.0.1:0", **self.card_keys).start()
+        self.relay = Relay(folder, "relay", self.card_address, **self.relay_keys).start()
+
+    @property
+    def card_address(self) -> str:
+        return f"127.0.0.1:{port_of(self.card)}"
+
+    @property
+    def socket(self) -> str:
+        return self.relay.socket
+
+    def card_again(self) -> None:
+        """The card at its old address, after its death."""
+        keys = {**self.card_keys, "listen_tls": self.card_address}
+        self.card = Daemon(self.folder, "card", **keys).start()
+
+    def relay_again(self) -> None:
+        self.relay = Relay(self.folder, "relay", self.card_address, **self.relay_keys).start()
+
+    def kill(self, which: Daemon) -> None:
+        os.kill(which.pid, signal.SIGKILL)
+        assert which.process
+        which.process.wait()
+
+    def discard(self) -> None:
+        for process in (self.relay, self.card):
+            process.discard()

@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Through a relay an engine has what it has of a daemon: memory, requests, endings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from daemon_rig import Engine, keys
+from relay_rig import Relayed
+
+Make = Callable[..., Relayed]
+
+
+def test_what_is_stored_through_a_relay_is_fetched_through_it(relayed: Make) -> None:
+    rig = relayed()
+    engine = Engine(rig)
+    blocks = list(range(16))
+    engine.memory.fill(1, blocks)
+    before = engine.memory.read(blocks)
+    stored = engine.do(engine.store(keys(1, 2), blocks))
+    assert (stored.status, stored.tokens) == (0, 512)
+    assert engine.flush().status == 0
+    assert engine.lookup(keys(1, 2)) == 512
+    there = list(range(32, 48))
+    fetched = engine.do(engine.fetch(keys(1, 2), there))
+    assert (fetched.status, fetched.tokens) == (0, 512)
+    assert engine.memory.read(there) == before
+    assert engine.memory.read(list(range(16, 32))) == bytes(len(before))
+    assert engine.stat()["clients"][0]["peer"] == "host"
+    engine.close()
