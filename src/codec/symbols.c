@@ -43,7 +43,31 @@ static void scales_load(const struct tensor_meta *meta, const struct tensor_exte
 	}
 }
 
-/* The same one by one: channels in another order, or with factors. */
+/* The same for a full group in the order of channels, each with a factor. */
+static void scales_load_factors(const struct tensor_meta *meta, const struct tensor_extent *extent,
+				uint32_t dim, uint32_t group, struct tile_lanes *lane)
+{
+	uint32_t place0 = group * LANES, end;
+	uint32_t head = (extent->channel0 + place0) / dim;
+	float scale[LANES];
+
+	for (uint32_t p = 0; p < LANES; p = end, head++) {
+		uint16_t step = load_le16(meta->steps + 2 * (head - extent->head0));
+
+		end = (uint32_t)u64_min(LANES, (head + 1) * dim - extent->channel0 - place0);
+		for (uint32_t i = p; i < end; i++)
+			scale[i] = step_scale(step, meta->factor[place0 + i]);
+	}
+	/* place 2 i + odd + 32 half is lane 4 i + odd + 2 half */
+	for (uint32_t i = 0; i < LANES / 4; i++) {
+		lane->scale[i] = scale[2 * i];
+		lane->scale[i + LANES / 4] = scale[2 * i + 1];
+		lane->scale[i + LANES / 2] = scale[2 * i + LANES / 2];
+		lane->scale[i + 3 * LANES / 4] = scale[2 * i + 1 + LANES / 2];
+	}
+}
+
+/* The same one by one: channels in another order, or a part of a group with factors. */
 static void scales_load_each(const struct tensor_meta *meta, const struct tensor_extent *extent,
 			     uint32_t dim, uint32_t group, struct tile_lanes *lane)
 {
@@ -122,7 +146,9 @@ void group_load(const struct tensor_meta *meta, const struct tensor_extent *exte
 	uint32_t lanes = (uint32_t)u64_min(LANES, extent->channels_count - place0);
 
 	memset(lane, 0, sizeof(*lane));
-	if (meta->order || meta->factor)
+	if (meta->factor && !meta->order && lanes == LANES)
+		scales_load_factors(meta, extent, dim, group, lane);
+	else if (meta->order || meta->factor)
 		scales_load_each(meta, extent, dim, group, lane);
 	else
 		scales_load(meta, extent, dim, group, lane);
