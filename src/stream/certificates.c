@@ -77,12 +77,12 @@ static int files_load(SSL_CTX *context, const struct stream_tls_config *config, 
 	ERR_clear_error();
 	if (SSL_CTX_use_certificate_chain_file(context, config->certificate) != 1)
 		return FAIL(error, "tls_cert: %.200s: %s", config->certificate, reason());
-	if (SSL_CTX_use_PrivateKey_file(context, config->key, SSL_FILETYPE_PEM) != 1)
-		return FAIL(error, "tls_key: %.200s: %s; expected a key without a password",
-			    config->key, reason());
-	if (SSL_CTX_check_private_key(context) != 1)
-		return FAIL(error, "tls_key: %.150s is not the key of tls_cert %.150s", config->key,
-			    config->certificate);
+	if (SSL_CTX_use_PrivateKey_file(context, config->key, SSL_FILETYPE_PEM) != 1 ||
+	    SSL_CTX_check_private_key(context) != 1)
+		return FAIL(error,
+			    "tls_key: %.150s: %s; expected the key of tls_cert %.150s, "
+			    "without a password",
+			    config->key, reason(), config->certificate);
 	if (SSL_CTX_load_verify_locations(context, config->authority, NULL) != 1)
 		return FAIL(error, "tls_ca: %.200s: %s", config->authority, reason());
 	return own_check(context, config, error);
