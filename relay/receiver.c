@@ -489,6 +489,16 @@ uint16_t receiver_port(const struct receiver *receiver)
 	return receiver->port;
 }
 
+uint64_t receiver_cpu_ns(const struct receiver *receiver)
+{
+	struct timespec used = {0};
+	clockid_t clock;
+
+	if (pthread_getcpuclockid(receiver->thread, &clock) == 0)
+		(void)clock_gettime(clock, &used);
+	return (uint64_t)used.tv_sec * NS_PER_S + (uint64_t)used.tv_nsec;
+}
+
 void receiver_stats(struct receiver *receiver, struct receiver_stats *ret_stats)
 {
 	pthread_mutex_lock(&receiver->lock);

@@ -24,6 +24,8 @@ struct receiver_stats {
 SSV_MUST_CHECK int receiver_open(const struct sockaddr_storage *address, int core,
 				 struct receiver **ret_receiver, char *error);
 uint16_t receiver_port(const struct receiver *receiver);
+/* Processor time that the thread has used. */
+uint64_t receiver_cpu_ns(const struct receiver *receiver);
 void receiver_stats(struct receiver *receiver, struct receiver_stats *ret_stats);
 
 extern const struct relay_way_ops relay_way_tcp; /* way: a struct receiver */
