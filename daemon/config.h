@@ -33,6 +33,7 @@ struct config {
 	char listen_tls[CONFIG_TEXT_MAX]; /* "": no relays of other machines */
 	char tls_cert[CONFIG_TEXT_MAX], tls_key[CONFIG_TEXT_MAX], tls_ca[CONFIG_TEXT_MAX];
 	char tls_names[CONFIG_TEXT_MAX]; /* "": any certificate of tls_ca */
+	char rdma_device[CONFIG_TEXT_MAX]; /* "": the first that is active; the relay's too */
 	/* Of shadowserve-relay alone. */
 	char card[CONFIG_TEXT_MAX], card_name[CONFIG_TEXT_MAX];
 	char way[CONFIG_TEXT_MAX], data_listen[CONFIG_TEXT_MAX];

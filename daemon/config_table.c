@@ -69,6 +69,9 @@ const struct key_row config_keys[] = {
      "appended to; empty: stderr, or a file in the cache folder with --detach"},
     {"trace", KEY_YES_NO, AT(trace), "yes", 0, 0,
      "keep the last events of each worker for `shadowserve trace`"},
+    {"rdma_device", KEY_PATH, AT(rdma_device), "", 0, 0,
+     "device, device:port or device:port:gid index that regions of RDMA memory are reached by; "
+     "empty: the first that is active"},
     {"pin_memory", KEY_YES_NO, AT(pin_memory), "no", 0, 0, "mlock the arena"},
     {"huge_pages", KEY_YES_NO, AT(huge_pages), "no", 0, 0,
      "the arena from reserved huge pages (vm.nr_hugepages); no: transparent ones where there are"},

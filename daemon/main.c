@@ -148,6 +148,7 @@ static int plane_open(const struct config *config, const struct profile_set *pro
 	    .verbatim_tokens = (uint8_t)config->verbatim_tokens,
 	    .huge_pages = (uint8_t)config->huge_pages,
 	    .pin_memory = (uint8_t)config->pin_memory,
+	    .rdma = config->rdma_device,
 	    .clock_ns = clock_now_ns,
 	    .allocations = allocations_counter(),
 	    .trace_off = !config->trace,

@@ -17,7 +17,10 @@ const struct key_row config_keys[] = {
     {"tls_cert", KEY_PATH, AT(tls_cert), "", 0, 0, "this relay's certificate and chain, PEM"},
     {"tls_key", KEY_PATH, AT(tls_key), "", 0, 0, "its key, PEM, without a password"},
     {"tls_ca", KEY_PATH, AT(tls_ca), "", 0, 0, "whose certificate the card must have, PEM"},
-    {"way", KEY_TEXT, AT(way), "tcp", 0, 0, "how the card reaches the engine's memory: tcp"},
+    {"way", KEY_TEXT, AT(way), "tcp", 0, 0,
+     "how the card reaches the engine's memory: tcp or rdma"},
+    {"rdma_device", KEY_PATH, AT(rdma_device), "", 0, 0,
+     "way rdma: device, device:port or device:port:gid index; empty: the first that is active"},
     {"data_listen", KEY_TEXT, AT(data_listen), "0.0.0.0:0", 0, 0,
      "host:port for the card's data connections; a host of 0.0.0.0 or [::] is offered as the "
      "address of the session's own end; port 0: any"},

@@ -6,6 +6,7 @@
 #include "receiver.h"
 #include "relay.h"
 #include "stream/address.h"
+#include "way_rdma.h"
 
 static int is_any(const struct sockaddr_storage *address)
 {
@@ -37,11 +38,29 @@ static int tcp_open(const struct config *config, struct relay_way *ret_way,
 	return 0;
 }
 
+static int rdma_open(const struct config *config, struct relay_way *ret_way,
+		     struct sockaddr_storage *ret_here, char *text, char *error)
+{
+	struct way_rdma *way;
+	int err = way_rdma_open(config->rdma_device, &way, error);
+
+	if (err)
+		return err;
+	memset(ret_here, 0, sizeof(*ret_here));
+	*ret_way = (struct relay_way){.ops = &relay_way_rdma, .way = way};
+	snprintf(text, SSV_ERROR_TEXT_MAX, "rdma_device=%.100s",
+		 config->rdma_device[0] ? config->rdma_device : "any");
+	return 0;
+}
+
 int way_open(const struct config *config, struct relay_way *ret_way,
 	     struct sockaddr_storage *ret_here, char *text, char *error)
 {
 	if (strcmp(config->way, "tcp") == 0)
 		return tcp_open(config, ret_way, ret_here, text, error);
-	snprintf(error, SSV_ERROR_TEXT_MAX * 2, "way: \"%.100s\": expected tcp", config->way);
+	if (strcmp(config->way, "rdma") == 0)
+		return rdma_open(config, ret_way, ret_here, text, error);
+	snprintf(error, SSV_ERROR_TEXT_MAX * 2, "way: \"%.100s\": expected tcp or rdma",
+		 config->way);
 	return -EINVAL;
 }

@@ -52,6 +52,6 @@ SSV_MUST_CHECK int rdma_owner_connect(struct rdma_owner *owner, const struct blo
 /* 0: revoked, now or before. Else rights may remain: the process must end. */
 SSV_MUST_CHECK int rdma_owner_revoke(struct rdma_owner *owner);
 /* Takes NULL. What revoke says. */
-SSV_MUST_CHECK int rdma_owner_close(struct rdma_owner *owner);
+int rdma_owner_close(struct rdma_owner *owner);
 
 #endif

@@ -70,6 +70,7 @@ struct plane_config {
 	uint8_t min_tier;        /* coarsest tier read; 0: any */
 	uint8_t verbatim_tokens; /* of position 0 */
 	uint8_t pin_memory;      /* mlock the arena; a failure is logged, not fatal */
+	const char *rdma;        /* struct deliver_host, rdma */
 	uint8_t huge_pages;      /* the arena from reserved huge pages; a failure is logged */
 	uint8_t overwrite;       /* STORE: put without asking whether the chunk is there */
 	uint8_t overlap;         /* enum plane_overlap */

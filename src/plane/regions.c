@@ -227,7 +227,8 @@ static int region_attach_checked(struct plane *plane, const struct session *sess
 {
 	const struct deliver_host host = {.memory = plane->arena.base,
 					  .bytes = plane->arena.bytes,
-					  .workers_count = plane_threads(plane)};
+					  .workers_count = plane_threads(plane),
+					  .rdma = plane->config.rdma};
 	int err;
 
 	if (layout->rank != session->rank || layout->ranks_count != session->ranks_count)
