@@ -37,8 +37,8 @@ extern const struct command daemon_commands[]; /* ping, lookup */
 extern const struct command stat_command, trace_command;
 extern const struct command inspect_command, verify_command, transcode_command;
 extern const struct command profile_commands[]; /* show, check, put, get */
-extern const struct command bench_codec_command, bench_fetch_command, doctor_command;
-extern const struct command calibrate_command;
+extern const struct command bench_codec_command, bench_fetch_command, bench_plan_command;
+extern const struct command calibrate_command, doctor_command;
 
 /* Options of every command. */
 extern int option_json;

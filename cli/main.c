@@ -38,6 +38,7 @@ static void add_all(void)
 	add(&calibrate_command);
 	add(&bench_codec_command);
 	add(&bench_fetch_command);
+	add(&bench_plan_command);
 	add(&doctor_command);
 }
 
