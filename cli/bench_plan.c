@@ -263,8 +263,60 @@ static void placement_text(const struct placement *p, int with_cores, char *text
 	}
 }
 
+/*
+ * Bytes that a card's DRAM moves per byte of KV, from the counted ones (docs/inflate.md). Separate
+ * buffers: what is received, inflated and dequantised is each written and read once. Ours: what is
+ * received as well; what is inflated only where an engine does not write into the caches; what is
+ * dequantised is staged in memory that stays in them.
+ */
+struct dram {
+	double separate, ours, ours_cached;
+};
+
+static struct dram dram_of(const struct plan_bytes *b)
+{
+	return (struct dram){.separate = 2 * (b->wire + b->inflated + b->decoded),
+			     .ours = 2 * (b->wire + b->inflated),
+			     .ours_cached = 2 * b->wire};
+}
+
+static void add_bytes(cJSON *object, const struct plan_bytes *b)
+{
+	const struct dram dram = dram_of(b);
+	cJSON *bytes = cli_object(), *model = cli_object();
+
+	cli_add_number(bytes, "wire", b->wire);
+	cli_add_number(bytes, "inflated", b->inflated);
+	cli_add_number(bytes, "dequantised", b->decoded);
+	cli_add_number(bytes, "moved", b->moved);
+	cli_add(object, "bytes_per_kv_byte", bytes);
+	cli_add_number(object, "wire_bytes_in_use_most", b->wire_most);
+	cli_add_number(object, "inflated_bytes_in_use_most", b->inflated_most);
+	cli_add_number(object, "staged_bytes_in_use_most", b->staged_most);
+	cli_add_number(model, "separate_buffers", dram.separate);
+	cli_add_number(model, "ours_engine_writes_memory", dram.ours);
+	cli_add_number(model, "ours_engine_writes_caches", dram.ours_cached);
+	cli_add(object, "dram_bytes_per_kv_byte", model);
+}
+
+static void print_bytes(const struct plan_bytes *b)
+{
+	const struct dram dram = dram_of(b);
+	char inflated[32], staged[32];
+
+	printf(
+	    "bytes per byte of KV: %.3f on the wire, %.3f inflated, %.3f dequantised; at most %s "
+	    "inflated and %s staged at once\n",
+	    b->wire, b->inflated, b->decoded, cli_bytes(b->inflated_most, inflated),
+	    cli_bytes(b->staged_most, staged));
+	printf("  DRAM of a card: %.2f with separate buffers; %.2f here (%.0f %%), %.2f when the "
+	       "engine writes into caches\n",
+	       dram.separate, dram.ours, 100 * dram.ours / dram.separate, dram.ours_cached);
+}
+
 static int answer_json(const double cost[PLAN_STAGES], const struct placement *p, uint32_t cores,
-		       const struct search *s, const struct plan_rig *rig)
+		       const struct search *s, const struct plan_rig *rig,
+		       const struct plan_bytes *bytes)
 {
 	cJSON *object = cli_object(), *costs = cli_object(), *splits = cli_array();
 	char text[160];
@@ -276,6 +328,7 @@ static int answer_json(const double cost[PLAN_STAGES], const struct placement *p
 	for (uint32_t i = 0; i < PLAN_STAGES; i++)
 		cli_add_number(costs, stage_names[i], cost[i]);
 	cli_add(object, "ns_per_kv_byte", costs);
+	add_bytes(object, bytes);
 	cli_add_number(object, "cores", cores);
 	cli_add_text(object, "proposal", text);
 	cli_add_number(object, "predicted_ns_per_kv_byte", p->load);
@@ -305,13 +358,15 @@ static int answer_json(const double cost[PLAN_STAGES], const struct placement *p
 }
 
 static int answer(const double cost[PLAN_STAGES], const struct placement *p, uint32_t cores,
-		  const struct search *s, const struct plan_rig *rig)
+		  const struct search *s, struct plan_rig *rig)
 {
+	struct plan_bytes bytes;
 	char text[160];
 	double all = 0;
 
+	plan_rig_bytes(rig, &bytes);
 	if (option_json)
-		return answer_json(cost, p, cores, s, rig);
+		return answer_json(cost, p, cores, s, rig, &bytes);
 	for (uint32_t i = 0; i < PLAN_STAGES; i++)
 		all += cost[i];
 	printf("processor time per byte of KV delivered (%s, deflate, inflate by %s, way %s)\n",
@@ -319,6 +374,7 @@ static int answer(const double cost[PLAN_STAGES], const struct placement *p, uin
 	for (uint32_t i = 0; i < PLAN_STAGES; i++)
 		printf("  %-11s %7.3f ns  %5.1f %%\n", stage_names[i], cost[i],
 		       100 * cost[i] / all);
+	print_bytes(&bytes);
 	placement_text(p, 1, text, sizeof(text));
 	printf("%u core%s: %s\n  predicted: %.2f GB/s of KV, %.0f %% of all cores in use\n", cores,
 	       cores == 1 ? "" : "s", text, 1 / p->load, 100 * all / (p->load * cores));

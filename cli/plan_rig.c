@@ -333,6 +333,7 @@ int plan_rig_run(struct plan_rig *rig, const uint32_t core[PLAN_STAGES], uint32_
 			return err;
 		before[i] = thread_cpu_ns(&rig->threads[i]);
 	}
+	plane_stat_reset(rig->plane, clock_now_ns());
 	begun_ns = clock_now_ns();
 	for (uint32_t i = 0; i < times && !err; i++) {
 		struct ssv_request fetch = {.op = SSV_OP_FETCH,
@@ -349,6 +350,36 @@ int plan_rig_run(struct plan_rig *rig, const uint32_t core[PLAN_STAGES], uint32_
 	for (uint32_t i = 0; i < PLAN_STAGES; i++)
 		ret_run->cpu_ns[i] = (double)(thread_cpu_ns(&rig->threads[i]) - before[i]) / bytes;
 	return err;
+}
+
+static double number_at(const cJSON *object, const char *a, const char *b)
+{
+	const cJSON *item = cJSON_GetObjectItem(cJSON_GetObjectItem(object, a), b);
+
+	return item ? item->valuedouble : 0;
+}
+
+void plan_rig_bytes(struct plan_rig *rig, struct plan_bytes *ret_bytes)
+{
+	cJSON *state = cli_object();
+	const cJSON *path, *worker;
+	double delivered;
+
+	(void)plane_stat(rig->plane, clock_now_ns(), state);
+	path = cJSON_GetObjectItem(state, "path");
+	worker = cJSON_GetArrayItem(cJSON_GetObjectItem(state, "workers"), 0);
+	delivered = number_at(path, "bytes", "delivered");
+	ret_bytes->wire = number_at(path, "bytes", "wire") / delivered;
+	ret_bytes->inflated = number_at(path, "bytes", "inflated") / delivered;
+	ret_bytes->decoded = number_at(path, "bytes", "decoded") / delivered;
+	ret_bytes->moved = number_at(path, "bytes", "moved") / delivered;
+	ret_bytes->wire_most =
+	    (double)MIB * cJSON_GetObjectItem(worker, "wire_slots_high")->valuedouble;
+	ret_bytes->inflated_most =
+	    64.0 * KIB * cJSON_GetObjectItem(worker, "inflated_slots_high")->valuedouble;
+	ret_bytes->staged_most =
+	    64.0 * KIB * cJSON_GetObjectItem(worker, "stage_slots_high")->valuedouble;
+	cJSON_Delete(state);
 }
 
 const char *plan_rig_way(const struct plan_rig *rig)

@@ -34,6 +34,13 @@ struct plan_run {
 	double wall_ns;
 };
 
+/* What fetching has moved so far, in bytes per byte of KV delivered, and the most memory of each
+ * kind that was in use at once, in bytes. */
+struct plan_bytes {
+	double wire, inflated, decoded, moved;
+	double wire_most, inflated_most, staged_most;
+};
+
 struct plan_rig;
 
 /* Make chunks up and store them. One line in error (SSV_ERROR_TEXT_MAX bytes). */
@@ -44,6 +51,8 @@ void plan_rig_close(struct plan_rig *rig); /* takes NULL */
 /* Fetch all chunks `times` times with each stage's thread on its core. */
 SSV_MUST_CHECK int plan_rig_run(struct plan_rig *rig, const uint32_t core[PLAN_STAGES],
 				uint32_t times, struct plan_run *ret_run);
+
+void plan_rig_bytes(struct plan_rig *rig, struct plan_bytes *ret_bytes);
 
 /* What is delivered to: "cma", or "memory": then delivering is part of dequantising. */
 const char *plan_rig_way(const struct plan_rig *rig);

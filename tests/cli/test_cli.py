@@ -34,7 +34,7 @@ def test_every_command_explains_itself_with_examples(cli: Cli, words: list[str])
 def test_overview_names_every_command_and_exit_code(cli: Cli) -> None:
     answer = cli("--help")
     assert answer.code == 0
-    for name in [*COMMANDS, "bench codec", "bench fetch"]:
+    for name in [*COMMANDS, "bench codec", "bench fetch", "bench plan"]:
         assert f"\n  {name}" in answer.out
     for code in range(5):
         assert f"\n  {code}  " in answer.out
