@@ -153,9 +153,9 @@ static uint64_t station_now(struct station *station)
 
 static void station_return(struct station *station, uint32_t worker, uint64_t message)
 {
+	counter_add(&station->items, 1); /* before anybody can know of it */
 	ssv_assert(ring_push(&station->out[worker], message));
 	wake_signal(&station->plane->workers[worker].wake);
-	counter_add(&station->items, 1);
 }
 
 /* The next number of a worker: one that was taken before, or from its ring. */
