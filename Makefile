@@ -2,7 +2,7 @@
 # does; a second run is quick. The build itself is Meson's (meson.build).
 #
 #   make demo     two vLLM engines share a prompt through a store [STORE=file|redis] [MODEL=path|smollm2]
-#   make test     every test; ends with "N passed, N failed"      [ONLY=c|sanitizers|neon|static|python|vllm]
+#   make test     every test; ends with "N passed, N failed"      [ONLY=c|sanitizers|arm64|static|python|rdma|vllm]
 #   make calibrate   measure a model, write its profile           [MODEL=path] [CALIBRATE_ARGS=...]
 #   make bench    every measurement, docs/benchmarks.md           [PART=name|smoke] [BENCH_ARGS=...]
 #   make bench-page  that page again, from its JSON

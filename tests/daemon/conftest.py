@@ -2,7 +2,8 @@
 """The real shadowserved, driven through the library.
 
 SHADOWSERVE_BUILD names the build folder whose daemon runs. The library is loaded into Python, which
-has no sanitizer in it, so with a sanitized build it is taken from build/release.
+has no sanitizer in it and runs on this machine's processor, so with a build for neither it is
+taken from build/release.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ import pytest
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 BUILD = Path(os.environ.get("SHADOWSERVE_BUILD", ROOT / "build" / "release")).resolve()
-SANITIZED = BUILD.name in ("asan", "tsan")
-LIBRARY_BUILD = ROOT / "build" / "release" if SANITIZED else BUILD
+IS_OTHER = BUILD.name in ("asan", "tsan", "aarch64-run")
+LIBRARY_BUILD = ROOT / "build" / "release" if IS_OTHER else BUILD
 
 sys.path[:0] = [str(HERE), str(ROOT / "python"), str(ROOT / "bench")]
 os.environ["SHADOWSERVE_LIBRARY"] = str(LIBRARY_BUILD / "src" / "client" / "libshadowserve.so")
