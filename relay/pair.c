@@ -326,12 +326,14 @@ static void card_messages(struct pair *pair, uint64_t now_ns)
 	size_t start = 0, needed;
 	int found = 0;
 
-	end->paused = 0;
 	while (pair->state == PAIR_CALLING || pair->state == PAIR_OPEN) {
 		found = message_find(end->in + start, end->in_bytes - start, MESSAGE_FROM_DAEMON,
 				     &message, &needed, error);
 		if (found == 1 && end_room(&pair->engine) < message.bytes + ROOM_LEAST) {
-			end->paused = 1; /* the engine does not read; it will, or it ends */
+			snprintf(error, sizeof(error),
+				 "the client does not read: %zu bytes wait for it",
+				 pair->engine.out_bytes);
+			pair_end(pair, -ENOBUFS, error, now_ns);
 			break;
 		}
 		if (found == 1)
@@ -371,7 +373,7 @@ void pair_card_ready(struct pair *pair, uint64_t now_ns)
 
 static int is_watched(const struct pair *pair)
 {
-	return pair->state == PAIR_OPEN && pair->waiting && !pair->card.paused;
+	return pair->state == PAIR_OPEN && pair->waiting;
 }
 
 /* A third of the card's time is over in silence: ask; all of it: it is lost. */
@@ -413,8 +415,6 @@ void pair_settle(struct pair *pair, uint64_t now_ns)
 	card_watch(pair, now_ns);
 	if (pair->state <= PAIR_OPEN) {
 		/* What waited for room may have it now. */
-		if (pair->card.paused)
-			card_messages(pair, now_ns);
 		if (pair->engine.paused && engine_may_go_on(pair))
 			engine_messages(pair, now_ns);
 	}
