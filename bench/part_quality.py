@@ -2,75 +2,78 @@
 """Part `quality`: what a smaller cache costs a model's predictions.
 
 A prefix is computed, its KV is coded and decoded, and the tokens after it are scored through real
-attention, in fp32 so that only the KV differs. The tiers go through the codec that ships
-(bench_codec, whole containers), everything else through quantisers.py.
+attention, in fp32 so that only the KV differs. The tiers go through the codec that ships, whole
+containers, with the steps of the model's profile and with uniform ones; what other systems do is in
+shadowserve.calibrate.references. Besides documentation: source code, recall, greedy text.
 """
 
 from __future__ import annotations
 
 import math
-import subprocess
+import os
 import sys
-import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import smollm2
 import texts
-from part import CORES, Figure, Plot, Skip, Wrong, model_folder, run_json, table
-from servers import BUILD, ROOT
+from part import CORES, Figure, Plot, Skip, Wrong, model_folder, table
+from servers import BUILD, PROFILES, ROOT
+
+sys.path.insert(0, str(ROOT / "python"))
+os.environ.setdefault(
+    "SHADOWSERVE_CODEC_LIBRARY", str(BUILD / "python" / "native" / "libshadowserve-codec.so")
+)
 
 TITLE = "size of the cache against what the model then predicts"
-BUDGET_S = 300
-QUICK_S = 10
+BUDGET_S = 900
+QUICK_S = 45
 
 TIERS = ("lossless", "high", "standard", "compact", "tiny")
+LOSSY = TIERS[1:]
+UNIFORM = "uniform "  # before a tier's name: without the profile's steps
+REFERENCES = ("FP8", "int8", "int4", "int2", "CacheGen")
+PROMISES = {"high": ("FP8", 8), "standard": ("FP8", 1), "compact": ("int4", 1), "tiny": ("int4", 4)}
 PREFIX, SCORED = 3072, 1024
-MODELS = {"docs-25m": 4, "docs-6m": 8}  # sequences of each
+MODELS = {"docs-25m": 4, "docs-6m": 8, "smollm2": 3}  # sequences of each
+SHIFT_SEQUENCES, GENERATIONS = 2, 3
 EXACT_TOKENS = 4  # of the prefix: attention sinks, verbatim in our containers
+CALIBRATED_WITH = "torch"  # the text of it is not measured with
 
 
-class Scorer:
-    """One model: computes prefixes in bf16, scores what follows in fp32."""
+class Contenders:
+    """A model, its profile if it has one, and the codec."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, profile: Path) -> None:
         import torch
-        from transformers import LlamaForCausalLM
+        from shadowserve.calibrate import profile as profiles
+        from shadowserve.calibrate.coding import Coder
+        from shadowserve.calibrate.model import Model
         from transformers.utils import logging
 
-        logging.disable_progress_bar()
-        sys.path.insert(0, str(ROOT / "tests" / "codec"))
+        logging.set_verbosity_error()
         torch.set_num_threads(len(CORES))
-        load: Any = LlamaForCausalLM.from_pretrained
-        self.model = load(folder, dtype=torch.bfloat16).eval()
-        self.scorer = load(folder, dtype=torch.float32).eval()
+        self.model = Model(folder)
+        self.coder = Coder(self.model.shape)
+        self.profile = profiles.read(profile) if profile.exists() else None
 
-    def prefix(self, ids: Any) -> Any:
-        import make_kv
+    def names(self) -> list[str]:
+        uniform = [UNIFORM + tier for tier in LOSSY] if self.profile else []
+        return [*TIERS, *uniform, *REFERENCES]
 
-        return make_kv.kv_of(self.model, ids)
+    def code(self, kv: Any, name: str, entropy: bool = True) -> tuple[Any, float, float | None]:
+        """KV as it comes back, its ratio, and for others that at fixed width."""
+        from shadowserve.calibrate import references
 
-    def predict(self, ids: Any, kv: Any) -> Any:
-        """Log-probabilities after each of the ids, given the KV of what stands before them."""
-        import torch
-        from transformers import DynamicCache
-
-        cache = DynamicCache()
-        for layer, (key, value) in enumerate(kv.transpose(2, 3)):
-            cache.update(key[None].float(), value[None].float(), layer)
-        with torch.no_grad():
-            logits = self.scorer(input_ids=ids, past_key_values=cache, use_cache=True).logits
-        return logits[0].float().log_softmax(-1)
-
-
-def through_codec(kv: Any, tier: str) -> tuple[Any, float]:
-    """KV as the C codec gives it back, and the ratio of the whole containers."""
-    import make_kv
-
-    with tempfile.TemporaryDirectory() as folder:
-        before, after = Path(folder, "a"), Path(folder, "b")
-        make_kv.write_dump(before, kv, 0)
-        answer = run_json(BUILD / "bench" / "bench_codec", before, "1", tier, "r16", after)
-        return make_kv.read_dump(after), answer["results"][0]["ratio"]
+        if name in REFERENCES:
+            coded = references.code(kv, name, EXACT_TOKENS, entropy)
+            return coded.kv, coded.ratio, coded.packed_ratio
+        steps = None
+        if self.profile and name in LOSSY:
+            steps = self.coder.steps(self.profile.weights, self.profile.scales[name])
+        ours = self.coder.code(kv, name.removeprefix(UNIFORM), steps)
+        return ours.kv, ours.ratio, None
 
 
 def compare(reference: Any, ours: Any, targets: Any) -> dict[str, float]:
@@ -88,66 +91,137 @@ def compare(reference: Any, ours: Any, targets: Any) -> dict[str, float]:
     }
 
 
-def measure(scorer: Scorer, ids: Any, prefix: int) -> tuple[dict[str, Any], float]:
+def measure(
+    contenders: Contenders, ids: list[int], prefix: int, names: list[str], entropy: bool = True
+) -> tuple[dict[str, Any], float]:
     """Every contender on one sequence, and the reference's own negative log-likelihood."""
     import torch
-    from quantisers import QUANTISERS, code_prefix
 
-    kv = scorer.prefix(ids[None, :prefix])
-    rest, targets = ids[None, prefix:-1], ids[prefix + 1 :]
-    reference = scorer.predict(rest, kv)
+    model = contenders.model
+    kv = model.prefix(ids[:prefix])
+    rest, targets = ids[prefix:-1], torch.tensor(ids[prefix + 1 :])
+    reference = model.predict(rest, kv)
     rows: dict[str, Any] = {}
-    for tier in TIERS:
-        back, ratio = through_codec(kv, tier)
-        rows[tier] = {"ratio": ratio, **compare(reference, scorer.predict(rest, back), targets)}
-        if tier == "lossless" and not torch.equal(back.view(torch.int16), kv.view(torch.int16)):
+    for name in names:
+        back, ratio, packed = contenders.code(kv, name, entropy)
+        rows[name] = {"ratio": ratio, **compare(reference, model.predict(rest, back), targets)}
+        if packed:
+            rows[name]["packed_ratio"] = packed
+        if name == "lossless" and not torch.equal(back.view(torch.int16), kv.view(torch.int16)):
             raise Wrong("lossless gave other bits back")
-    for name, quantiser in QUANTISERS.items():
-        back, ratio, packed = code_prefix(kv, quantiser, EXACT_TOKENS)
-        result = compare(reference, scorer.predict(rest, back), targets)
-        rows[name] = {"ratio": ratio, "packed_ratio": packed, **result}
     nll = -float(reference[torch.arange(len(targets)), targets].double().mean())
     return rows, nll
 
 
-def sequences(folder: Path, count: int, length: int) -> list[tuple[str, Any]]:
+def sequences(
+    contenders: Contenders, sources: dict[str, Callable[[], str]], count: int, length: int
+) -> list[tuple[str, list[int]]]:
     """`count` pieces of text in turn from the sources, none overlapping."""
-    import torch
-
-    sources = texts.read(folder)
-    found: list[tuple[str, Any]] = []
+    model, found = contenders.model, []
+    cut = {
+        name: model.tokenizer(make(), add_special_tokens=False) for name, make in sources.items()
+    }
     for round_ in range(count):
-        for name, ids in sources.items():
-            piece = ids[round_ * length : (round_ + 1) * length]
+        for name, tokens in cut.items():
+            piece = tokens["input_ids"][round_ * length : (round_ + 1) * length]
             if len(piece) == length and len(found) < count:
-                found.append((name, torch.tensor([0, *piece[1:]])))
+                found.append((name, [*model.begin, *piece][:length]))
     if len(found) < count:
         raise Skip(f"{len(found)} pieces of text with {length} tokens, {count} are needed")
     return found
 
 
+def source_code() -> str:
+    """The domain shift: C, when all of the calibration was English prose."""
+    return "\n\n".join(file.read_text() for file in sorted((ROOT / "src").rglob("*.c")))
+
+
+def shift(contenders: Contenders, prefix: int, scored: int) -> list[dict[str, Any]]:
+    names, rows = [*LOSSY, "FP8", "int4"], []
+    pieces = sequences(contenders, {"C": source_code}, SHIFT_SEQUENCES, prefix + scored + 1)
+    for _, ids in pieces:
+        rows.append({"rows": measure(contenders, ids, prefix, names, entropy=False)[0]})
+    return rows
+
+
+def needle(contenders: Contenders, ids: list[int], prefix: int) -> dict[str, float]:
+    """Recall with each cache, and without what the needles stand in."""
+    import evidence
+
+    model = contenders.model
+    hidden, needles = evidence.with_needles(model, ids[:prefix], seed=1)
+    kv = model.prefix(hidden)
+    found = {"exact": evidence.recall(model, kv, needles)}
+    found["never said"] = evidence.recall(model, model.prefix(ids[:prefix]), needles)
+    for name in [*LOSSY, "FP8", "int4", "CacheGen"]:
+        back = contenders.code(kv, name, entropy=False)[0]
+        found[name] = evidence.recall(model, back, needles)
+    return found
+
+
+def generation(
+    contenders: Contenders, pieces: list[tuple[str, list[int]]], prefix: int
+) -> dict[str, list[int]]:
+    """Leading greedy tokens that are those of the exact cache, a number for each piece."""
+    import evidence
+
+    model, found = contenders.model, {}
+    for _, ids in pieces:
+        kv, last = model.prefix(ids[:prefix]), ids[prefix]
+        exact = model.generate(kv, last, evidence.GENERATED)
+        for name in [*LOSSY, "FP8", "int4", "CacheGen"]:
+            back = contenders.code(kv, name, entropy=False)[0]
+            text = model.generate(back, last, evidence.GENERATED)
+            found.setdefault(name, []).append(evidence.equal_for(text, exact))
+    return found
+
+
+def contenders_of(model: str) -> Contenders:
+    if model != "smollm2":
+        return Contenders(model_folder(model), PROFILES / f"{model}.json")
+    try:
+        return Contenders(smollm2.folder(), PROFILES / "smollm2-135m.json")
+    except smollm2.Unavailable as failure:
+        raise Skip(f"smollm2: {failure}") from None
+
+
+def run_model(model: str, count: int, prefix: int, scored: int, quick: bool) -> dict[str, Any]:
+    contenders = contenders_of(model)
+    sources = {name: make for name, make in texts.SOURCES.items() if name != CALIBRATED_WITH}
+    pieces = sequences(contenders, sources, count, prefix + scored + 1)
+    runs, nlls = [], []
+    for source, ids in pieces:
+        rows, nll = measure(contenders, ids, prefix, contenders.names())
+        runs.append({"source": source, "rows": rows})
+        nlls.append(nll)
+    found: dict[str, Any] = {"runs": runs, "nll": nlls}
+    if contenders.profile:
+        found["profile"] = contenders.profile.written
+    found["shift"] = shift(contenders, prefix, scored // 2)
+    found["needle"] = needle(contenders, pieces[0][1], prefix)
+    if not quick:
+        found["generation"] = generation(contenders, pieces[:GENERATIONS], prefix)
+    return found
+
+
 def run(out: Path, quick: bool) -> dict[str, Any]:
     prefix, scored = (512, 256) if quick else (PREFIX, SCORED)
-    data: dict[str, Any] = {"prefix": prefix, "scored": scored, "models": {}}
+    data: dict[str, Any] = {"prefix": prefix, "scored": scored, "models": {}, "skipped": {}}
     for model, count in {"docs-6m": 1}.items() if quick else MODELS.items():
-        folder = model_folder(model)
-        scorer, runs, nlls = Scorer(folder), [], []
-        for source, ids in sequences(folder, count, prefix + scored + 1):
-            try:
-                rows, nll = measure(scorer, ids, prefix)
-            except subprocess.CalledProcessError as error:
-                raise Wrong(f"bench_codec ended with {error.returncode}") from None
-            runs.append({"source": source, "rows": rows})
-            nlls.append(nll)
-        data["models"][model] = {"runs": runs, "nll": nlls}
+        try:
+            data["models"][model] = run_model(model, count, prefix, scored, quick)
+        except Skip as skip:
+            data["skipped"][model] = str(skip)
+    if not data["models"]:
+        raise Skip("; ".join(data["skipped"].values()))
     return data
 
 
 # ---- what is shown ------------------------------------------------------------------------------
 
 
-def mean(model: dict[str, Any], name: str, field: str) -> float:
-    values = [run["rows"][name][field] for run in model["runs"]]
+def mean(model: dict[str, Any], name: str, field: str, runs: str = "runs") -> float:
+    values = [run["rows"][name][field] for run in model[runs]]
     return float(sum(values) / len(values))
 
 
@@ -169,38 +243,78 @@ def figures(data: dict[str, Any]) -> list[Figure]:
     return []
 
 
+def _sizes(found: dict[str, Any]) -> str:
+    rows = []
+    for name in names(found):
+        packed = found["runs"][0]["rows"][name].get("packed_ratio")
+        change = math.expm1(mean(found, name, "nll_change"))
+        rows.append(
+            (
+                f"`{name}`" if name in TIERS else name,
+                f"{mean(found, name, 'ratio'):.2f}",
+                f"{packed:.2f}" if packed else "",
+                f"{mean(found, name, 'kl'):.2e}{error_of_mean(found, name)}",
+                f"{mean(found, name, 'kl_p99'):.1e}",
+                f"{mean(found, name, 'top1'):.4f}",
+                f"{100 * change:+.2f} %",
+            )
+        )
+    return table(("cache", "ratio", "packed", "KL", "KL, p99", "top-1", "perplexity"), rows)
+
+
+def _promises(found: dict[str, Any]) -> str:
+    """What the profile says, and how its tiers fare where it did not look."""
+    profile = found.get("profile")
+    if not profile:
+        return "No profile: the tiers above have uniform steps.\n"
+    rows = []
+    for tier, (reference, part) in PROMISES.items():
+        written = profile["tiers"][tier]
+
+        def share(runs: str, tier: str = tier, reference: str = reference, part: int = part) -> str:
+            theirs = mean(found, reference, "kl", runs) / (part if tier == "high" else 1 / part)
+            return f"{mean(found, tier, 'kl', runs) / theirs:.2f}"
+
+        bounds = ", ".join(f"{row['bound']:.2f}" for row in written["measured"])
+        rows.append((f"`{tier}`", f"{written['ratio']:.2f}", bounds, share("runs"), share("shift")))
+    tokens = ", ".join(str(row["tokens"]) for row in profile["tiers"]["high"]["measured"])
+    head = ("tier", "ratio", f"profile: bound at {tokens} tokens", "texts above", "C source")
+    return "KL as a share of what the promise allows:\n\n" + table(head, rows)
+
+
+def _further(found: dict[str, Any]) -> str:
+    """Recall and generation."""
+    rows = []
+    generated = found.get("generation", {})
+    for name, share in found.get("needle", {}).items():
+        equal = generated.get(name)
+        text = ", ".join(map(str, equal)) if equal else ""
+        rows.append((f"`{name}`" if name in TIERS else name, f"{100 * share:.0f} %", text))
+    return table(("cache", "needles recalled", "greedy tokens equal, of 64"), rows) if rows else ""
+
+
 def tables(data: dict[str, Any]) -> str:
     text = [
         f"Prefix of {data['prefix']} tokens coded in chunks of 256, the next {data['scored']} "
-        "scored. Tiers: the C codec, bytes of whole containers (`r16`). Others: an ideal order-0 "
+        "scored. Tiers: the C codec, bytes of whole containers (`r16`), steps of the model's "
+        "profile; *uniform*: without it. Others: an ideal order-0 "
         "coder with a table for 64 channels (CacheGen: or for one, if smaller), tables, scales and "
-        "zero points counted; *packed* at fixed width. All keep the first 4 tokens exact. KL "
-        "(nats) and top-1 are of the next token against the exact cache; ± is the standard error "
-        "over sequences (one text each: this project's pages, Python's reference, torch's, "
-        "licences). FP8: "
-        "e4m3, a scale a head; int8, int4, int2: K per channel, V per token and head.\n"
+        "zero points counted; *packed* at fixed width. All but FP8 keep the first 4 tokens exact. "
+        "KL (nats) and top-1 are of the next token against the exact cache; ± is the standard "
+        "error over sequences (one text each: this project's pages, Python's reference, "
+        "licences; no profile saw them). FP8: e4m3, a scale a head; int8, int4, int2: K per "
+        "channel, V per token and head.\n"
     ]
     for model, found in data["models"].items():
         perplexity = math.exp(sum(found["nll"]) / len(found["nll"]))
         count = len(found["runs"])
         text.append(f"### {model}: {count} sequence(s), perplexity {perplexity:.2f}\n")
-        rows = []
-        for name in names(found):
-            packed = found["runs"][0]["rows"][name].get("packed_ratio")
-            change = math.expm1(mean(found, name, "nll_change"))
-            rows.append(
-                (
-                    f"`{name}`" if name in TIERS else name,
-                    f"{mean(found, name, 'ratio'):.2f}",
-                    f"{packed:.2f}" if packed else "",
-                    f"{mean(found, name, 'kl'):.2e}{error_of_mean(found, name)}",
-                    f"{mean(found, name, 'kl_p99'):.1e}",
-                    f"{mean(found, name, 'top1'):.4f}",
-                    f"{100 * change:+.2f} %",
-                )
-            )
-        head = ("cache", "ratio", "packed", "KL", "KL, p99", "top-1", "perplexity")
-        text.append(table(head, rows))
+        text.append(_sizes(found))
+        if "shift" in found:
+            text.append(_promises(found))
+            text.append(_further(found))
+    for model, why in data.get("skipped", {}).items():
+        text.append(f"{model} was left out: {why}.\n")
     return "\n".join(text)
 
 
@@ -208,7 +322,7 @@ def plots(data: dict[str, Any], folder: Path) -> list[Plot]:
     import plots as style
 
     models = data["models"]
-    drawn, axes = style.figure(8.0, 3.6, columns=max(len(models), 2))
+    drawn, axes = style.figure(4.2 * max(len(models), 2), 3.6, columns=max(len(models), 2))
     for axis, (model, found) in zip(axes, models.items(), strict=False):
         ours = [n for n in TIERS if mean(found, n, "kl") > 0]
         points = [(16 / mean(found, n, "ratio"), mean(found, n, "kl")) for n in ours]
@@ -217,8 +331,13 @@ def plots(data: dict[str, Any], folder: Path) -> list[Plot]:
             axis.annotate(
                 name, (x, y), (-5, -10), textcoords="offset points", ha="right", fontsize=7
             )
+        plain = [n for n in names(found) if n.startswith(UNIFORM)]
+        if plain:
+            points = [(16 / mean(found, n, "ratio"), mean(found, n, "kl")) for n in plain]
+            axis.plot(*zip(*points, strict=True), ".--", color=style.colour("other"))
+            axis.annotate("uniform", points[-1], (4, 0), textcoords="offset points", fontsize=7)
         for name in names(found):
-            if name in TIERS:
+            if name in TIERS or name in plain:
                 continue
             x, y = 16 / mean(found, name, "ratio"), mean(found, name, "kl")
             packed = 16 / mean(found, name, "packed_ratio")
@@ -233,6 +352,6 @@ def plots(data: dict[str, Any], folder: Path) -> list[Plot]:
     style.save(drawn, folder, "quality")
     caption = (
         "Size against KL, lower left is better. Squares: other quantisers, filled with ideal "
-        "entropy coding, hollow at fixed width."
+        "entropy coding, hollow at fixed width. Dashed: our tiers without a profile."
     )
     return [Plot("quality", caption)]
