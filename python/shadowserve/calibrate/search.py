@@ -32,6 +32,7 @@ FIRST_POSITIONS = 32  # right after the prefix, reported of their own
 AIM = 0.97  # of what a promise allows, so that the last step is not a coin's toss
 CLOSE = 0.06  # a bound this close below 1 is not worth another evaluation
 TRIES = 5
+SLOPES = (1.0, 4.0)  # of KL over the step, on logarithms: what is believed
 
 
 @dataclass
@@ -105,21 +106,26 @@ def find_scale(
 ) -> tuple[float, float]:
     """The coarsest scale whose evaluate() is at most 1, about, and what it was there.
 
-    KL grows with the square of the step, so a secant on logarithms is near after one evaluation;
-    when it is not, the bracket is halved.
+    KL grows with about the square of the step, so a secant on logarithms is near after one or two
+    evaluations; when it leaves the bracket, that is halved.
     """
     low: tuple[float, float] | None = None  # the coarsest that keeps the promise
     high: tuple[float, float] | None = None  # the finest that does not
-    scale = first
+    last: tuple[float, float] | None = None
+    scale, slope = first, 2.0
     for _ in range(TRIES):
         found = evaluate(scale)
+        if last and scale != last[0]:
+            slope = math.log(found / last[1]) / math.log(scale / last[0])
+            slope = min(max(slope, SLOPES[0]), SLOPES[1])
+        last = (scale, found)
         if found <= 1 and (low is None or scale > low[0]):
-            low = (scale, found)
+            low = last
         elif found > 1 and (high is None or scale < high[0]):
-            high = (scale, found)
+            high = last
         if low and low[1] >= 1 - CLOSE:
             break
-        guess = scale * (aim / found) ** 0.5
+        guess = scale * (aim / found) ** (1 / slope)
         if low and high and not low[0] < guess < high[0]:
             guess = (low[0] * high[0]) ** 0.5
         scale = guess
