@@ -111,3 +111,8 @@ def test_other_quantisers_err_as_they_should():
 def test_a_written_profile_is_json_again():
     value = {"a": 1, "b": [[1, 2], [3.5]], "c": {"d": ["x", "y"], "e": {}}, "f": []}
     assert json.loads(page.written(value)) == value
+
+
+def test_scales_are_chosen_with_a_margin():
+    kept = {256: search.Kept(ratio=0.5, bound=0.7, p99=0.5)}
+    assert search.worst(kept) <= 1 < search.used(kept)

@@ -21,7 +21,7 @@ from shadowserve.calibrate.search import (
     find_scale,
     interpolate,
     kept,
-    worst,
+    used,
 )
 from shadowserve.calibrate.sensitivity import Weights
 from shadowserve.calibrate.texts import Splits
@@ -117,13 +117,13 @@ class Calibration:
             for name, damage in result.others.items()
             if name in {reference for reference, _ in PROMISES.values()}
         }
-        points = [(scale, worst(kept(tier, damage, few))) for scale, damage in result.curve]
+        points = [(scale, used(kept(tier, damage, few))) for scale, damage in result.curve]
         first = interpolate(points, AIM)
         tried: dict[float, Damage] = {}
 
         def evaluate(scale: float) -> float:
             tried[scale] = self._evaluate(samples, result.weights, scale, tier)
-            return worst(kept(tier, tried[scale], result.scale_split))
+            return used(kept(tier, tried[scale], result.scale_split))
 
         # Few documents say too much or too little alike for all tiers: learn from the last one.
         scale, _ = find_scale(first * self.correction, evaluate)
@@ -132,7 +132,7 @@ class Calibration:
         result.scale_split[tier] = tried[scale]
 
     def _test(self, result: Result) -> None:
-        """On documents that chose nothing. What breaks its promise there becomes finer."""
+        """On documents that chose nothing. What goes beyond the margin there becomes finer."""
         self.say("test")
         samples = self.bench.prepare(self.splits.test, lambda n: self.tick(3 * n))
         for name in {reference for reference, _ in PROMISES.values()}:
@@ -143,7 +143,7 @@ class Calibration:
                 scale = result.scales[tier]
                 damage = self._evaluate(samples, result.weights, scale, tier)
                 result.test_split[tier] = damage
-                found = worst(kept(tier, damage, result.test_split))
+                found = used(kept(tier, damage, result.test_split))
                 if found <= 1:
                     break
                 result.scales[tier] = scale * (AIM / found) ** 0.5

@@ -29,7 +29,8 @@ P99_RATIO_MAX = 1.25
 CONFIDENCE = 0.95
 RESAMPLES = 2000
 FIRST_POSITIONS = 32  # right after the prefix, reported of their own
-AIM = 0.97  # of what a promise allows, so that the last step is not a coin's toss
+MARGIN = 0.6  # of what a promise allows is taken while choosing: other texts are not these
+AIM = 0.97  # of that, so that the last step is not a coin's toss
 CLOSE = 0.06  # a bound this close below 1 is not worth another evaluation
 TRIES = 5
 SLOPES = (1.0, 4.0)  # of KL over the step, on logarithms: what is believed
@@ -98,7 +99,13 @@ def kept(tier: str, ours: Damage, references: dict[str, Damage]) -> dict[int, Ke
 
 
 def worst(found: dict[int, Kept]) -> float:
+    """At the worst length; at most 1 is a promise kept."""
     return max(one.worst for one in found.values())
+
+
+def used(found: dict[int, Kept]) -> float:
+    """Of what may be taken while scales are chosen; at most 1 is with margin."""
+    return worst(found) / MARGIN
 
 
 def find_scale(
