@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 
 import pytest
-from daemon_rig import SANITIZED, Daemon, Engine, keys
+from daemon_rig import Daemon, Engine, keys
 from shadowserve.binding import Codec, Tier
 
 Start = Callable[..., Daemon]
@@ -16,8 +16,6 @@ SEGMENTS = CHUNKS * 4  # layers x parts
 
 
 def start_or_skip(start: Start, **options: object) -> Daemon:
-    if str(options.get("inflate", "")).startswith("dpdk") and SANITIZED:
-        pytest.skip("DPDK's own threads and allocations are not for this daemon's sanitizers")
     try:
         return start(**options)
     except AssertionError as error:

@@ -16,6 +16,7 @@
 
 #include <cmocka.h>
 
+#include "inflate/inflate.h"
 #include "rig.h"
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
@@ -80,8 +81,6 @@ void free(void *memory)
 }
 #endif
 
-static char folder[] = "/tmp/shadowserve-no-malloc-XXXXXX";
-
 static int remove_entry(const char *path, const struct stat *st, int type, struct FTW *ftw)
 {
 	(void)st;
@@ -115,25 +114,27 @@ static void round_trip(struct rig *rig, const struct test_region *region, uint32
 	counting = 0;
 }
 
-static void thousand_stores_and_fetches_allocate_nothing(void **state)
+static void check_rounds(struct plane_config *config, uint32_t rounds)
 {
 	static const struct test_shape shape = {SSV_DTYPE_BF16, 1, 2, 16, 64, 8};
-	static char uri[128];
-	struct plane_config config = rig_config(uri);
+	const uint32_t blocks[8] = {0, 5, 2, 7, 4, 1, 6, 3};
+	char folder[] = "/tmp/shadowserve-no-malloc-XXXXXX", uri[128];
 	struct test_region region;
 	uint64_t before, after;
 	struct rig rig;
 
-	(void)state;
 	assert_non_null(mkdtemp(folder));
 	snprintf(uri, sizeof(uri), "file:%s", folder);
-	rig_create(&rig, &config);
+	config->store_uri = uri;
+	rig_create(&rig, config);
 	region_create(&rig, &region, PACKING_NHD, &shape, 0);
+	region_fill(&region, 0, 0, blocks, 4);
+	region_fill(&region, 1, 0, blocks + 4, 4);
 	for (uint32_t i = 0; i < 20; i++)
 		round_trip(&rig, &region, i);
 	calls = 0;
 	before = resident_bytes();
-	for (uint32_t i = 20; i < 20 + ROUNDS; i++)
+	for (uint32_t i = 20; i < 20 + rounds; i++)
 		round_trip(&rig, &region, i);
 	after = resident_bytes();
 	print_message("%llu allocations; resident %llu KiB before, %llu KiB after\n",
@@ -143,9 +144,46 @@ static void thousand_stores_and_fetches_allocate_nothing(void **state)
 		assert_int_equal(calls, 0);
 		assert_true(after <= before + before / 20);
 	}
+	if (config->inflate)
+		assert_true(rig_stat(&rig, "counters.inflates") >= 2.0 * rounds);
 	region_destroy(&region);
 	rig_destroy(&rig);
 	nftw(folder, remove_entry, 16, FTW_DEPTH | FTW_PHYS);
+}
+
+static void thousand_stores_and_fetches_allocate_nothing(void **state)
+{
+	struct plane_config config = rig_config("");
+
+	(void)state;
+	check_rounds(&config, ROUNDS);
+}
+
+static void engines_and_stages_allocate_nothing(void **state)
+{
+	static const char *const engines[] = {"cpu", "dpdk:compress_isal", "dpdk:compress_zlib"};
+
+	(void)state;
+	for (uint32_t i = 0; i < 2 * ARRAY_COUNT(engines); i++) {
+		const struct inflate_config probe = {
+		    .name = engines[i / 2], .depth = 1, .handles = 1};
+		struct plane_config config = rig_config("");
+		char error[SSV_ERROR_TEXT_MAX] = "";
+		struct inflate *inflate;
+
+		if (inflate_open(&probe, &inflate, error)) {
+			print_message("without %s: %s\n", engines[i / 2], error);
+			continue;
+		}
+		inflate_close(inflate);
+		config.codec = SSV_CODEC_DEFLATE;
+		config.inflate = engines[i / 2];
+		config.pipeline = i % 2 ? PLANE_STAGES : PLANE_ONE_PASS;
+		config.arena_bytes += 16 * MIB;
+		for (uint32_t k = 0; k < PLANE_STATIONS; k++)
+			config.stations[k] = 1;
+		check_rounds(&config, ROUNDS / 10);
+	}
 }
 
 /* The counter itself must be able to fail. */
@@ -168,6 +206,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(counter_sees_an_allocation),
 	    cmocka_unit_test(thousand_stores_and_fetches_allocate_nothing),
+	    cmocka_unit_test(engines_and_stages_allocate_nothing),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
