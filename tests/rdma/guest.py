@@ -18,6 +18,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,7 @@ MODULES = ("dummy", "crc32_generic", "ib_uverbs", "rdma_rxe")
 MEMORY_MB = 1536
 TOOLS = ("ip", "rdma")
 TESTS = ("deliver/test_rdma", "deliver/test_rdma_kill")
+FETCH = ("daemon/shadowserved", "relay/shadowserve-relay", "tests/rdma/test_rdma_fetch")
 LIMIT_S = 420
 PASSED_ON = ("SSV_SEED", "SSV_ROUNDS")
 BOOT_S = 60
@@ -215,11 +217,39 @@ def run(programs: dict[str, str], files: dict[str, Path], limit_s: int) -> tuple
     return results(output, programs), output
 
 
+def certificates(folder: Path) -> dict[str, Path]:
+    """Of an authority, a card and a host; made anew when they are a month old."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = ("ca.pem", "card.pem", "card.key", "host.pem", "host.key")
+    curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "60"]
+
+    def openssl(*arguments: str) -> None:
+        subprocess.run([tool("openssl"), *arguments], cwd=folder, check=True, capture_output=True)
+
+    made = folder / "host.pem"
+    if not made.exists() or time.time() - made.stat().st_mtime > 30 * 86400:
+        openssl("req", "-x509", *curve, "-subj", "/CN=ca", "-keyout", "ca.key", "-out", "ca.pem")
+        for name in ("card", "host"):
+            (folder / f"{name}.ext").write_text(f"subjectAltName=DNS:{name},IP:127.0.0.1\n")
+            request = ["-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", f"{name}.csr"]
+            openssl("req", *curve[:-2], *request)
+            openssl(
+                *("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key"),
+                *("-CAcreateserial", "-days", "60", "-extfile", f"{name}.ext"),
+                *("-out", f"{name}.pem"),
+            )
+    return {f"/tests/{name}": folder / name for name in names}
+
+
 def run_tests(build: Path) -> list[Ran]:
-    """The C tests that need a device."""
+    """The C tests that need a device, and a whole fetch."""
     files = {f"/tests/{Path(test).name}": build / "tests" / test for test in TESTS}
     settings = "".join(f"{name}={os.environ[name]} " for name in PASSED_ON if name in os.environ)
     programs = {Path(name).name: settings + name for name in files}
+    files.update({f"/tests/{Path(name).name}": build / name for name in FETCH})
+    files.update(certificates(CACHE / "certificates"))
+    files["/tests/fetch.sh"] = HERE / "fetch.sh"
+    programs["test_rdma_fetch"] = "sh /tests/fetch.sh"
     ran, said = run(programs, files, LIMIT_S)
     (CACHE / "guest.log").write_text(said)
     return ran
