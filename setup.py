@@ -20,6 +20,7 @@ PROGRAMS = {
     "libshadowserve.so.0": "src/client/libshadowserve.so.0",
     "libshadowserve-codec.so": "python/native/libshadowserve-codec.so",
     "shadowserved": "daemon/shadowserved",
+    "shadowserve-relay": "relay/shadowserve-relay",
     "shadowserve": "cli/shadowserve",
 }
 

@@ -196,6 +196,7 @@ def run_suite(suite: str) -> Tally:
         tally.add(run_meson(tsan, options, TSAN_SUITES, "tsan", SSV_SEEDS=FEW_SEEDS))
         for folder in (BUILD / "asan", tsan):
             tally.add(run_pytest(f"daemon-{folder.name}", ["tests/daemon"], folder))
+        tally.add(run_pytest("relay-asan", ["tests/relay"], BUILD / "asan"))
         return tally
     if suite == "arm64":
         return run_arm64()

@@ -22,3 +22,7 @@ def shadowserve() -> None:
 
 def shadowserved() -> None:
     _become("shadowserved")
+
+
+def shadowserve_relay() -> None:
+    _become("shadowserve-relay")

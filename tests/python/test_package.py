@@ -28,7 +28,7 @@ def test_the_wheel_ships_everything(tmp_path):
     assert wheel.name.startswith("shadowserve-0.1.0-py3-none-linux_")
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-        for program in ("libshadowserve.so.0", "shadowserved", "shadowserve"):
+        for program in ("libshadowserve.so.0", "shadowserved", "shadowserve-relay", "shadowserve"):
             info = archive.getinfo(f"shadowserve/native/{program}")
             assert info.file_size > 10000
             assert info.external_attr >> 16 & 0o111 or program.startswith("lib")
