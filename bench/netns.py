@@ -145,6 +145,14 @@ class Network:
         inside.run("ip", "route", "add", "default", "via", host.gateway)
         self._tune(inside)
 
+    def shape(self, host: Host, rate_gbit: float) -> None:
+        """Limits what the plane sends to a host."""
+        self.plane.run(
+            *("tc", "qdisc", "replace", "dev", host.peer, "root", "tbf"),
+            *("rate", f"{int(rate_gbit * 1e9)}bit", "burst", burst_bytes(rate_gbit)),
+            *("limit", QUEUE_BYTES),
+        )
+
     def delay(self, host: Host, milliseconds: int, program: Sequence[str]) -> subprocess.Popen[str]:
         """A round trip so long between host and plane, until the process returned is killed.
 

@@ -30,7 +30,7 @@ SUITES = ("c", "sanitizers", "arm64", "static", "python", "rdma", "vllm")
 TSAN_SUITES = ("base", "plane", "client", "store")
 FEW_SEEDS = "40"  # of the simulation, where it is slow
 ARM64_DAEMON = ["tests/daemon/test_life.py", "tests/daemon/test_stores.py"]
-ARM64_DAEMON += ["tests/daemon/test_hostile.py"]
+ARM64_DAEMON += ["tests/daemon/test_hostile.py", "tests/relay/test_relay.py"]
 PYTEST_FOLDERS = {
     "static": ["tests/static"],
     "python": [

@@ -58,6 +58,7 @@ class Daemon:
     def __init__(self, folder: Path, name: str, **keys: object) -> None:
         self.socket = str(keys.pop("socket", folder / f"{name}.sock"))
         self.log = folder / f"{name}.log"
+        self.prefix: list[str] = []  # what the program runs under: a namespace
         self.keys = {
             "store": f"file:{folder}/store",
             "arena": "64MiB",
@@ -72,7 +73,7 @@ class Daemon:
 
     def start(self) -> Daemon:
         self.process = subprocess.Popen(
-            [PROGRAM, *flags(dict(self.keys))],
+            [*self.prefix, PROGRAM, *flags(dict(self.keys))],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -13,7 +13,8 @@ import pytest
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 BUILD = Path(os.environ.get("SHADOWSERVE_BUILD", ROOT / "build" / "release")).resolve()
-LIBRARY_BUILD = ROOT / "build" / "release" if BUILD.name in ("asan", "tsan") else BUILD
+IS_OTHER = BUILD.name in ("asan", "tsan", "aarch64-run")
+LIBRARY_BUILD = ROOT / "build" / "release" if IS_OTHER else BUILD
 
 sys.path[:0] = [
     str(HERE),

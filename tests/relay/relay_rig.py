@@ -11,7 +11,10 @@ from pathlib import Path
 
 from daemon_rig import BUILD, SOON_S, Daemon, flags
 
-PROGRAM = BUILD / "relay" / "shadowserve-relay"
+ROOT = Path(__file__).resolve().parents[2]
+# An emulated card has its relay on this machine.
+RELAY_BUILD = ROOT / "build" / "release" if BUILD.name == "aarch64-run" else BUILD
+PROGRAM = RELAY_BUILD / "relay" / "shadowserve-relay"
 
 
 def openssl(*arguments: object) -> None:
@@ -58,6 +61,7 @@ class Relay(Daemon):
 
     def __init__(self, folder: Path, name: str, card: str, **keys: object) -> None:
         self.socket = str(keys.pop("socket", folder / f"{name}.sock"))
+        self.prefix: list[str] = []
         self.log = folder / f"{name}.log"
         self.keys = {
             "card": card,
@@ -72,7 +76,7 @@ class Relay(Daemon):
 
     def start(self) -> Relay:
         self.process = subprocess.Popen(
-            [PROGRAM, *flags(dict(self.keys))],
+            [*self.prefix, PROGRAM, *flags(dict(self.keys))],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
