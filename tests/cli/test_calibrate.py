@@ -3,8 +3,10 @@
 
 import json
 import os
+import subprocess
 import sys
 
+import pytest
 from cli_harness import BUILD, ROOT, run_program
 
 PROGRAM = BUILD / "cli" / "shadowserve"
@@ -36,3 +38,25 @@ def test_a_missing_python_is_named() -> None:
 
 def test_the_overview_names_it() -> None:
     assert "  calibrate " in run_program(PROGRAM, "--help").out
+
+
+def test_a_small_calibration_gives_a_profile_that_keeps_its_promises(tmp_path) -> None:
+    pytest.importorskip("torch", reason="no torch in this Python")
+    pytest.importorskip("transformers", reason="no transformers in this Python")
+    out = tmp_path / "profile.json"
+    library = BUILD / "python" / "native" / "libshadowserve-codec.so"
+    small = ["--documents", "7", "--lengths", "256,512", "--scored", "64", "--out", str(out)]
+    done = subprocess.run(
+        [PROGRAM, "calibrate", ROOT / "models" / "docs-6m", *small, "--json"],
+        env={**os.environ, **PYTHON, "SHADOWSERVE_CODEC_LIBRARY": str(library)},
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    ratios = [answer["tiers"][tier]["ratio"] for tier in ("high", "standard", "compact", "tiny")]
+    assert 2 < ratios[0] < ratios[1] < ratios[2] < ratios[3]
+    assert out.with_suffix(".svg").read_text().startswith("<svg ")
+    check = run_program(PROGRAM, "profile", "check", out)
+    assert check.code == 0, check.out + check.err

@@ -124,7 +124,9 @@ def estimate(model: Any, lengths: list[int], scored: int, counts: tuple[int, int
     flops = sum(counts) * prefix + sensitivity * 4 * score + (evaluations + scale + test) * score
     seconds = flops / model.flops_per_second() * 1.6  # attention is slower than products
     weights = model.parameters * model.module.dtype.itemsize
-    attention = 4 * scored * lengths[-1] * (model.module.config.num_attention_heads)
+    attention = (
+        4 * scored * lengths[-1] * int(model.module.config.get_text_config().num_attention_heads)
+    )
     device = weights + 3 * kv * model.module.dtype.itemsize / width + 2 * attention + 2 * logits
     where = "on the GPU" if model.device != "cpu" else "of memory for the model"
     return (
@@ -161,6 +163,8 @@ def _run(options: argparse.Namespace) -> None:
     progress = Progress(work(splits, lengths))
     result = Calibration(bench, splits, progress.say, progress.tick).run()
     progress.end()
+    for tier, why in result.left_out.items():
+        print(f"calibrate: {tier} is left out: {why}", file=sys.stderr)
     found = page.profile(bench, splits, result, name, digest, options.dtype)
     out = options.out or Path(f"{name}.json")
     out.write_text(page.written(found) + "\n")

@@ -44,6 +44,7 @@ class Result:
     uniform: dict[str, Damage]  # likewise
     others: dict[str, Damage]  # likewise, entropy coded where it has a coder
     tightened: dict[str, float] = field(default_factory=dict)  # by the test split, factor
+    left_out: dict[str, str] = field(default_factory=dict)  # tiers that no step can keep, and why
 
 
 def work(splits: Splits, lengths: list[int]) -> float:
@@ -126,7 +127,11 @@ class Calibration:
             return used(kept(tier, tried[scale], result.scale_split))
 
         # Few documents say too much or too little alike for all tiers: learn from the last one.
-        scale, _ = find_scale(first * self.correction, evaluate)
+        try:
+            scale, _ = find_scale(first * self.correction, evaluate)
+        except ValueError as failure:
+            result.left_out[tier] = str(failure)
+            return
         self.correction = min(max(scale / first, 0.5), 2.0)
         result.scales[tier] = scale
         result.scale_split[tier] = tried[scale]
@@ -137,7 +142,7 @@ class Calibration:
         samples = self.bench.prepare(self.splits.test, lambda n: self.tick(3 * n))
         for name in {reference for reference, _ in PROMISES.values()}:
             result.test_split[name] = self.bench.reference(samples, name, self.tick)
-        for tier in TIERS:
+        for tier in list(result.scales):
             first = result.scales[tier]
             for _ in range(TIGHTENINGS):
                 scale = result.scales[tier]

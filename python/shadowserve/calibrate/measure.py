@@ -29,7 +29,7 @@ Tick = Callable[[float], None]  # so many documents are done
 class Sample:
     document: list[int]
     kv: Any
-    exact: dict[int, Any]  # log-probabilities by length
+    exact: dict[int, Any]  # log-probabilities by length, on the host
 
 
 def lengths_of(model: Model, scored: int) -> list[int]:
@@ -57,7 +57,7 @@ class Bench:
         samples = []
         for document in documents:
             kv = self.model.prefix(document[: self.lengths[-1]])
-            exact = {n: self._predict(document, kv, n) for n in self.lengths}
+            exact = {n: self._predict(document, kv, n).cpu() for n in self.lengths}
             samples.append(Sample(document, kv, exact))
             tick(1)
         return samples

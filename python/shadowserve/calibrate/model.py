@@ -41,6 +41,7 @@ class Model:
         from transformers.utils import logging
 
         logging.disable_progress_bar()
+        logging.set_verbosity_error()  # texts are longer than a model before they are cut
         self.folder, self.device, self.kv_dtype = folder, device, DTYPES[kv]
         load: Any = AutoModelForCausalLM.from_pretrained
         weights = torch.float32 if dtype == "fp32" else DTYPES[dtype]

@@ -8,7 +8,7 @@ from typing import Any
 
 from shadowserve.calibrate.calibration import Result, expected_errors
 from shadowserve.calibrate.measure import Bench
-from shadowserve.calibrate.search import FIRST_POSITIONS, PROMISES, TIERS, Damage, kept
+from shadowserve.calibrate.search import FIRST_POSITIONS, PROMISES, Damage, kept
 from shadowserve.calibrate.sensitivity import VERBATIM
 from shadowserve.calibrate.texts import Splits
 
@@ -91,7 +91,7 @@ def profile(
         "parts": _parts(bench, result),
         "verbatim_tokens": VERBATIM,
         "error_margin": ERROR_MARGIN,
-        "tiers": {tier: _tier(result, tier) for tier in TIERS},
+        "tiers": {tier: _tier(result, tier) for tier in result.scales},
         "references": references,
         "tightened": {tier: rounded(factor) for tier, factor in result.tightened.items()},
     }

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from html import escape
 
 from shadowserve.calibrate.calibration import Result
-from shadowserve.calibrate.search import TIERS, Damage
+from shadowserve.calibrate.search import Damage
 
 WIDTH, HEIGHT = 720, 440
 LEFT, RIGHT, TOP, BOTTOM = 70, 20, 44, 52
@@ -93,7 +93,7 @@ def draw(result: Result, name: str) -> str:
     calibrated = sorted(_point(damage) for _, damage in result.curve)
     uniform = {tier: _point(damage) for tier, damage in result.uniform.items()}
     others = {other: _point(damage) for other, damage in result.others.items()}
-    tiers = {tier: _point(result.test_split[tier]) for tier in TIERS}
+    tiers = {tier: _point(result.test_split[tier]) for tier in result.scales}
     axes = _Axes([*calibrated, *uniform.values(), *others.values(), *tiers.values()])
     lines = _frame(axes, f"{name}: size of the KV cache against what it costs")
     lines += _curve(axes, calibrated, OURS, dashed=False)

@@ -46,6 +46,7 @@ class Damage:
     errors: list[Any] = field(default_factory=list)
 
     def add(self, length: int, reference: Any, ours: Any) -> None:
+        reference = reference.to(ours.device)
         kl = (reference.exp() * (reference - ours)).sum(-1).double().clamp_min(0).cpu()
         same = (reference.argmax(-1) == ours.argmax(-1)).double().mean()
         self.kl.setdefault(length, []).append(kl)

@@ -61,7 +61,8 @@ def _fisher(model: Model, ids: list[int], kv: Any, generator: Any) -> Any:
 def _sigma(kv: Any) -> Any:
     """Logarithm of each head's spread, averaged over chunks."""
     logs = []
-    for first in range(CHUNK, kv.shape[2] - CHUNK + 1, CHUNK):
+    begin = CHUNK if kv.shape[2] >= 2 * CHUNK else 0  # the first chunk has the sinks
+    for first in range(begin, kv.shape[2] - CHUNK + 1, CHUNK):
         x = kv[:, :, first : first + CHUNK].float()
         keys = SIGMA_FACTOR * x[:, 0].std(1).median(-1).values
         values = x[:, 1].pow(2).mean((1, 3)).sqrt()
