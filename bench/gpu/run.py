@@ -9,6 +9,7 @@ Each case is measured between two runs of the engine alone, and its ratios are t
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import hashlib
 import json
@@ -31,12 +32,14 @@ import netns  # noqa: E402
 import torch  # noqa: E402
 from engine import BLOCK, BLOCK_ELEMENTS, DIM, KV_HEADS, LAYER_ELEMENTS, LAYERS, Engine  # noqa: E402
 from movers import CHUNK_BLOCKS, CHUNK_BYTES, Fetches, GpuDecoder, GpuDecodes  # noqa: E402
-from servers import Server  # noqa: E402
+from servers import RedisCluster, Server  # noqa: E402
 from shadowserve import binding, gpu  # noqa: E402
 
 CHUNKS = 32  # 8,192 tokens
 IN_FLIGHT = 24
 RATES = (10.0, 20.0, 0.0)
+HUGE_PAGES = 2200  # of 2 MiB: an arena of 4 GiB and what lies beside it
+NODES = 3  # of the Redis Cluster: one Redis sends 16 to 20 Gbit/s
 
 
 def cores() -> dict[str, list[int]]:
@@ -45,23 +48,41 @@ def cores() -> dict[str, list[int]]:
         raise SystemExit(f"{len(have)} cores: this bench needs 8 or more")
     half = len(have) // 2
     return {
-        "engine": have[: half - 4],
-        "redis": have[half - 4 : half - 1],
-        "control": have[half - 1 : half],
-        "workers": have[half : min(len(have), half + 8)],
+        "engine": have[:3],
+        "control": have[3:4],
+        "workers": have[4:],
+        # Where a store runs here as well, it takes cores away.
+        "redis": have[4:half],
+        "workers beside redis": have[half:],
     }
+
+
+def reserve_huge_pages(count: int) -> int:
+    """Huge pages for the arena, as an operator would set them aside; how many there are."""
+    setting = Path("/proc/sys/vm/nr_hugepages")
+    with contextlib.suppress(OSError):
+        setting.write_text(str(count))
+    return int(setting.read_text())
 
 
 class Daemon(Server):
     def __init__(
-        self, folder: Path, store: str, places: dict[str, list[int]], prefix: list[str]
+        self,
+        folder: Path,
+        store: str,
+        places: dict[str, list[int]],
+        workers: str,
+        prefix: list[str],
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.socket = folder / "d.sock"
         build = Path(os.environ["SHADOWSERVE_BUILD"])
         self.command = [str(build / "daemon" / "shadowserved"), "--socket", str(self.socket)]
         self.command += ["--store", store, "--arena", "4GiB", "--captures", "4"]
-        self.command += ["--cores", ",".join(map(str, places["workers"]))]
+        self.command += (
+            ["--huge-pages"] if reserve_huge_pages(HUGE_PAGES) >= HUGE_PAGES else []
+        )
+        self.command += ["--cores", ",".join(map(str, places[workers]))]
         self.command += ["--control-core", str(places["control"][0])]
         everywhere = sorted({core for group in places.values() for core in group})
         pin = ["taskset", "-c", ",".join(map(str, everywhere))]
@@ -384,37 +405,25 @@ def receive_on(network: netns.Network, host: netns.Host, cores: list[int]) -> No
 def redis_behind_a_link(
     folder: Path, place: dict[str, list[int]]
 ) -> Iterator[tuple[netns.Network, netns.Host, str]]:
-    program = shutil.which("redis-server")
-    if not program:
-        raise RuntimeError("redis-server is not there")
+    """A cluster on one host, so behind one link. Packets are received on the workers' cores, as
+    they would be by a network card."""
     with netns.Network() as network:
         host = network.add()
         network.join(host)
-        options = f"--port 6399 --bind {host.address} --protected-mode no --appendonly no"
-        # A source that can fill the link: threads write, and packets are received on cores of
-        # their own, as they would be by a network card.
-        options += f" --io-threads {len(place['redis'])}"
+        receive_on(network, host, place["workers beside redis"])
         pin = ["taskset", "-c", ",".join(map(str, place["redis"]))]
-        receive_on(network, host, place["workers"])
-        with (folder / "redis.log").open("w") as log:
-            redis = subprocess.Popen(
-                [*host.namespace.prefix, *pin, program, *options.split(), "--save", ""],
-                stdout=log,
-                stderr=log,
-                cwd=folder,
-            )
+        prefixes = [[*host.namespace.prefix, *pin]] * NODES
+        cluster = RedisCluster(folder / "redis", [host.address] * NODES, prefixes, maxmemory="8gb")
         try:
-            time.sleep(1)
-            yield network, host, f"redis://{host.address}:6399/0?lanes=4"
+            yield network, host, cluster.uri("lanes=2")
         finally:
-            redis.kill()
-            redis.wait()
+            cluster.stop()
 
 
 def link_cases(rig: Rig, folder: Path, place: dict[str, list[int]]) -> Iterator[dict[str, Any]]:
     """TTFT of a hit of 8,192 tokens: FETCH of all chunks, and one step."""
     with redis_behind_a_link(folder, place) as (network, host, uri):
-        daemon = Daemon(folder / "link", uri, place, network.plane.prefix)
+        daemon = Daemon(folder / "link", uri, place, "workers beside redis", network.plane.prefix)
         session = binding.Session.connect(str(daemon.socket), "gpu-bench", 0, 1)
         try:
             region = rig.register(session)
@@ -461,6 +470,26 @@ def link_case(
     }
 
 
+# ---- the connector's worker ----------------------------------------------------------------------
+
+
+def connector_cases(
+    rig: Rig, folder: Path, place: dict[str, list[int]], seconds: float
+) -> Iterator[dict[str, Any]]:
+    """The worker of the vLLM connector, on this engine's blocks and on a layout of short runs."""
+    import connector
+
+    daemon = Daemon(folder / "worker", f"file:{folder}/worker-chunks", place, "workers", [])
+    try:
+        yield connector.ordered(rig.engine.kv, rig.source, rig.target, str(daemon.socket))
+        staged = connector.Staged(str(daemon.socket))
+        yield staged.roundtrip()
+        yield beside(rig, "connector, staging, lossless", seconds, staged.mover)
+        yield staged.check()
+    finally:
+        daemon.stop()
+
+
 # ---- all -----------------------------------------------------------------------------------------
 
 
@@ -469,7 +498,7 @@ def machine() -> dict[str, Any]:
     return {
         "gpu": torch.cuda.get_device_name(0),
         "cpu": cpu[0].split(":", 1)[1].strip() if cpu else "unknown",
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": os.cpu_count(),
         "torch": torch.__version__,
         "date": time.strftime("%Y-%m-%d"),
     }
@@ -479,7 +508,7 @@ def memory_cases(
     rig: Rig, folder: Path, place: dict[str, list[int]], args: argparse.Namespace
 ) -> Iterator[dict[str, Any]]:
     store = folder / "chunks"
-    daemon = Daemon(folder / "file", f"file:{store}", place, [])
+    daemon = Daemon(folder / "file", f"file:{store}", place, "workers", [])
     session = binding.Session.connect(str(daemon.socket), "gpu-bench", 0, 1)
     try:
         region = rig.register(session)
@@ -503,7 +532,8 @@ def memory_cases(
         yield beside(rig, "registered, idle", args.seconds, Idle)
         yield from fetch_cases(rig, session, region, args.seconds)
         fetch_all(session, region, rig, binding.Tier.STANDARD)
-        yield from gpu_cases(rig, store, Path(args.library), args.seconds)
+        if args.decode:
+            yield from gpu_cases(rig, store, Path(args.library), args.seconds)
         fetch_all(session, region, rig, binding.Tier.LOSSLESS)
         if rig.wrong() or not rig.untouched():
             raise RuntimeError("bytes are wrong after the cases")
@@ -525,10 +555,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--context", type=int, default=4096)
-    parser.add_argument("--only", default="probe,memory,link,prefill")
+    parser.add_argument("--only", default="probe,memory,connector,link,prefill")
+    parser.add_argument("--no-decode", dest="decode", action="store_false")
     args = parser.parse_args()
     shutil.rmtree(args.work, ignore_errors=True)
     args.work.mkdir(parents=True)
+    # A file store in memory, of huge pages: page by page a read gives 3.5 GB/s of a core.
+    tmpfs = ["mount", "-t", "tmpfs", "-o", "huge=always,size=8g", "tmpfs", str(args.work)]
+    mounted = subprocess.run(tmpfs, check=False).returncode == 0
     place = cores()
     os.sched_setaffinity(0, place["engine"])
     rig = Rig(args.batch, args.context)
@@ -536,7 +570,8 @@ def main() -> None:
         f"{os.environ.get('LD_LIBRARY_PATH', '')}:{gpu_memory.driver_folder()}"
     )
     report: dict[str, Any] = {
-        "machine": machine(),
+        "huge_tmpfs": mounted,
+        "machine": {**machine(), "places": place, "huge_pages": reserve_huge_pages(HUGE_PAGES)},
         "batch": args.batch,
         "context": args.context,
         "results": [],
@@ -544,6 +579,7 @@ def main() -> None:
     parts: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
         "probe": lambda: probe_cases(rig, Path(args.library), args.seconds),
         "memory": lambda: memory_cases(rig, args.work, place, args),
+        "connector": lambda: connector_cases(rig, args.work, place, args.seconds),
         "link": lambda: link_cases(rig, args.work, place),
         "prefill": lambda: iter([{"case": "prefill 8192", "ms": rig.engine.prefill(8192)}]),
     }
@@ -560,6 +596,8 @@ def main() -> None:
             print(f"{name}: {error!r}", flush=True)
         (args.out / f"gpu-batch{args.batch}.json").write_text(json.dumps(report, indent=1))
     shutil.rmtree(args.work, ignore_errors=True)
+    if mounted:
+        subprocess.run(["umount", "--lazy", str(args.work)], check=False)
     sys.exit(1 if failed else 0)
 
 
