@@ -36,7 +36,7 @@ from servers import RedisCluster, Server  # noqa: E402
 from shadowserve import binding, gpu  # noqa: E402
 
 CHUNKS = 32  # 8,192 tokens
-IN_FLIGHT = 24
+IN_FLIGHT = 32
 RATES = (10.0, 20.0, 0.0)
 HUGE_PAGES = 2200  # of 2 MiB: an arena of 4 GiB and what lies beside it
 NODES = 3  # of the Redis Cluster: one Redis sends 16 to 20 Gbit/s

@@ -18,10 +18,14 @@
  * sticky). The lane is then broken for good: its jobs come back with -EIO, but only once the stream
  * says that nothing of it is still to run (an ended context says so at once), because a job that
  * was handed back must not touch memory any more. Later jobs fail at once.
+ * A GPU that answers "not ready" for CUDA_HANG_NS gives no such proof, ever. Its jobs come back
+ * with -EBUSY then, their regions are severed (no completion promises anything), their staging
+ * memory is never used again, and the GPU is refused until the daemon's end.
  */
 #include <errno.h>
 #include <stdint.h>
 
+#include "base/log.h"
 #include "base/tally.h"
 #include "deliver/cuda.h"
 
@@ -171,32 +175,48 @@ static cuda_result copy_job(struct cuda_lane *lane, const struct deliver_job *jo
 
 /* ---- flights -------------------------------------------------------------------------------- */
 
-static void fail_jobs(struct deliver_queue *jobs, struct deliver_queue *done)
+static void fail_jobs(struct deliver_queue *jobs, struct deliver_queue *done, int status)
 {
 	struct deliver_job *job;
 
 	while (deliver_queue_poll(jobs, &job, 1)) {
-		job->status = -EIO;
+		if (status == -EBUSY)
+			region_sever((struct region *)(uintptr_t)job->region);
+		job->status = status;
 		deliver_queue_push(done, job);
 	}
 }
 
-/* Hand everything of a broken lane back, once its stream is at rest. */
+static int is_overdue(const struct cuda_lane *lane, uint64_t now_ns)
+{
+	return lane->count && now_ns - lane->flights[lane->head].begun_ns > CUDA_HANG_NS;
+}
+
+/* Hand everything of a broken lane back, once its stream is at rest or will never be. */
 static void lane_drain(struct cuda_lane *lane, struct deliver_queue *done)
 {
-	if (lane->count && lane->driver->stream_query(lane->stream) == CUDA_NOT_READY)
-		return;
+	int status = -EIO;
+
+	if (lane->count && lane->driver->stream_query(lane->stream) == CUDA_NOT_READY) {
+		if (!is_overdue(lane, done->now_ns))
+			return;
+		status = -EBUSY;
+		if (!cuda_gpu_hangs(lane->gpu))
+			log_error(
+			    "a GPU does not end its copies, and is not used any more: restart");
+		cuda_gpu_set_hanging(lane->gpu);
+	}
 	for (; lane->count; lane->count--) {
-		fail_jobs(&lane->flights[lane->head].jobs, done);
+		fail_jobs(&lane->flights[lane->head].jobs, done, status);
 		lane->head = (lane->head + 1) % CUDA_FLIGHTS;
 	}
 	lane->batch_count = 0;
 	lane->bytes = 0;
-	fail_jobs(&lane->waiting, done);
+	fail_jobs(&lane->waiting, done, -EIO);
 }
 
 /* Begin the oldest waiting group; its first job stands for all its blocks. */
-static int flight_begin(struct cuda_lane *lane)
+static int flight_begin(struct cuda_lane *lane, uint64_t now_ns)
 {
 	struct cuda_flight *flight = &lane->flights[(lane->head + lane->count) % CUDA_FLIGHTS];
 	struct deliver_job *job = lane->waiting.first;
@@ -204,6 +224,7 @@ static int flight_begin(struct cuda_lane *lane)
 	cuda_result result = copy_job(lane, job);
 
 	flight->bytes = 0;
+	flight->begun_ns = now_ns;
 	while (members--) {
 		(void)deliver_queue_poll(&lane->waiting, &job, 1);
 		flight->bytes += job_bytes(job);
@@ -216,14 +237,14 @@ static int flight_begin(struct cuda_lane *lane)
 	return result == CUDA_SUCCESS;
 }
 
-static void lane_begin(struct cuda_lane *lane)
+static void lane_begin(struct cuda_lane *lane, uint64_t now_ns)
 {
 	if (!lane->waiting.first || lane->broken)
 		return;
 	lane->broken = lane->driver->context_set(lane->context) != CUDA_SUCCESS;
 	while (!lane->broken && lane->waiting.first && lane->count < CUDA_FLIGHTS &&
 	       (lane->count == 0 || lane->bytes < CUDA_FLIGHT_BYTES))
-		lane->broken = !flight_begin(lane);
+		lane->broken = !flight_begin(lane, now_ns);
 }
 
 /* Hand back the flights whose event was reached. */
@@ -234,8 +255,10 @@ static void lane_end(struct cuda_lane *lane, struct deliver_queue *done)
 		cuda_result result = lane->driver->event_query(flight->event);
 		struct deliver_job *job;
 
-		if (result == CUDA_NOT_READY)
+		if (result == CUDA_NOT_READY) {
+			lane->broken = (uint8_t)is_overdue(lane, done->now_ns);
 			return;
+		}
 		if (result != CUDA_SUCCESS) {
 			lane->broken = 1;
 			return;
@@ -274,7 +297,7 @@ static void cuda_submit(struct deliver_queue *queue, struct deliver_job *job)
 		return;
 	while (deliver_queue_poll(&lane->group, &member, 1))
 		deliver_queue_push(&lane->waiting, member);
-	lane_begin(lane);
+	lane_begin(lane, queue->now_ns);
 }
 
 static uint32_t cuda_poll(struct deliver_queue *queue, struct deliver_job **done, uint32_t max)
@@ -285,7 +308,7 @@ static uint32_t cuda_poll(struct deliver_queue *queue, struct deliver_job **done
 		struct cuda_lane *lane = *at;
 
 		lane_end(lane, queue);
-		lane_begin(lane);
+		lane_begin(lane, queue->now_ns);
 		if (lane->broken)
 			lane_drain(lane, queue);
 		if (lane->count || lane->waiting.first) {

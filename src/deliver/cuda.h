@@ -10,6 +10,9 @@
 #ifndef SSV_DELIVER_CUDA_H
 #define SSV_DELIVER_CUDA_H
 
+#include <stdatomic.h>
+
+#include "base/clock.h"
 #include "deliver/cuda_driver.h"
 #include "deliver/deliver.h"
 
@@ -28,14 +31,21 @@
  */
 #define CUDA_RUN_BYTES_GOAL (64 * KIB)
 
+/* Copies that are not done by then never will be. */
+#define CUDA_HANG_NS (10 * NS_PER_S)
+
+struct cuda_gpu;
+
 /* Jobs whose copies end with one event. */
 struct cuda_flight {
 	struct deliver_queue jobs;
 	uint64_t bytes;
+	uint64_t begun_ns;
 	cuda_event event;
 };
 
 struct cuda_lane {
+	struct cuda_gpu *gpu;
 	const struct cuda_driver *driver;
 	cuda_context context;
 	cuda_stream stream;
@@ -61,7 +71,20 @@ struct cuda_gpu {
 	uint32_t regions_count;
 	struct cuda_lane *lanes; /* [workers_count][2]: in, out */
 	uint32_t lanes_count;
+	_Atomic uint8_t hangs;
 };
+
+/* A worker has seen that copies never end. Release, pairs with cuda_gpu_hangs(). */
+static inline void cuda_gpu_set_hanging(struct cuda_gpu *gpu)
+{
+	atomic_store_explicit(&gpu->hangs, 1, memory_order_release);
+}
+
+/* Calls that wait for such a GPU would never return. Acquire, pairs with cuda_gpu_set_hanging(). */
+static inline int cuda_gpu_hangs(const struct cuda_gpu *gpu)
+{
+	return atomic_load_explicit(&gpu->hangs, memory_order_acquire);
+}
 
 /* What the way keeps of a region. */
 struct cuda_region {

@@ -3,6 +3,7 @@
  * cuda_gpu.c - opens and closes a GPU: primary context, pinned arena, streams and events.
  *
  * A GPU is named by its UUID, because ordinals differ between processes (CUDA_VISIBLE_DEVICES).
+ * Nothing here waits for a GPU that hangs: it is left as it is, and refused.
  * Control thread only; workers meet a lane only through a region that was attached before.
  */
 #include <errno.h>
@@ -69,11 +70,12 @@ static void lane_close(struct cuda_lane *lane)
 }
 
 /* The lowest priority: where the engine's work and ours meet, the engine's goes first. */
-static int lane_open(struct cuda_lane *lane, const struct cuda_gpu *gpu, int priority, char *error)
+static int lane_open(struct cuda_lane *lane, struct cuda_gpu *gpu, int priority, char *error)
 {
 	const struct cuda_driver *driver = gpu->driver;
 	cuda_result result;
 
+	lane->gpu = gpu;
 	lane->driver = driver;
 	lane->context = gpu->context;
 	result = driver->stream_create(&lane->stream, CUDA_STREAM_NON_BLOCKING, priority);
@@ -203,6 +205,11 @@ int cuda_gpu_get(const uint8_t uuid[16], const struct deliver_host *host, struct
 		}
 		*slot = gpu;
 	}
+	if (cuda_gpu_hangs(*slot)) {
+		refuse(error, driver, 0,
+		       "the GPU does not end copies that were begun: the daemon must be restarted");
+		return -EIO;
+	}
 	(*slot)->regions_count++;
 	*ret_gpu = *slot;
 	return 0;
@@ -212,7 +219,8 @@ void cuda_gpu_put(struct cuda_gpu *gpu)
 {
 	struct cuda_gpu **slot;
 
-	if (--gpu->regions_count)
+	/* Kept as it is, for ever: closing it would wait for its copies. */
+	if (--gpu->regions_count || cuda_gpu_hangs(gpu))
 		return;
 	slot = slot_find(gpu->uuid.bytes);
 	gpu_close(gpu);

@@ -261,8 +261,10 @@ void cuda_detach(struct region *region)
 {
 	struct cuda_region *way = region->way;
 
-	(void)way->gpu->driver->context_set(way->gpu->context);
-	close_memory(way);
+	if (!cuda_gpu_hangs(way->gpu)) {
+		(void)way->gpu->driver->context_set(way->gpu->context);
+		close_memory(way);
+	}
 	cuda_gpu_put(way->gpu);
 	way_free(way);
 	region->way = NULL;

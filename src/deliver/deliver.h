@@ -92,7 +92,9 @@ struct deliver_job {
 	uint8_t **token;              /* [blocks_count * block_tokens]: filled by open */
 	const struct layout_map *map; /* set by open: element (t, c) lies at
 				       * token[t] + map->channel[c] */
-	int status;                   /* out: 0, -EFAULT, -ESRCH, -EPERM, -EIO */
+	int status;                   /* out: 0, -EFAULT, -ESRCH, -EPERM, -EIO; -EBUSY: failed, and
+				       * its staging memory must never be used again */
+	uint64_t submitted_ns;        /* the worker's */
 	void *owner;
 	struct deliver_job *next;
 };

@@ -227,9 +227,12 @@ static int copy_tensors(struct worker *worker, struct capture *capture)
 void capture_delivered(struct worker *worker, struct capture *capture,
 		       const struct deliver_job *job)
 {
+	const struct path_subject subject =
+	    task_subject(capture_task(worker, capture), capture->index);
 	uint8_t *kv = slots_data(&worker->capture, &capture->kv);
 
 	capture->failed |= job->status != 0;
+	worker_staged_job_back(worker, job, &capture->stage, &subject);
 	if (--capture->jobs_out)
 		return;
 	if (capture->cancelled || capture->failed) {

@@ -454,6 +454,8 @@ void worker_op_cancel(struct worker_op *op);
 uint64_t worker_now(struct worker *worker); /* finer than step_ns where there is a clock */
 struct path_subject task_subject(const struct task *task, uint32_t place);
 int worker_poll_delivered(struct worker *worker);
+void worker_staged_job_back(struct worker *worker, const struct deliver_job *job,
+			    struct slot_run *stage, const struct path_subject *subject);
 
 /* fetch.c, capture.c, lookup.c: the three kinds of task at a worker. The _unit functions do one
  * unit of work and return 1, or 0 when there is none. */

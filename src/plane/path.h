@@ -22,6 +22,7 @@
 	X(GET, "get", TRACE_GET)                      /* asked to complete */             \
 	X(WAIT_DECODE, "wait_decode", TRACE_NONE)     /* a segment, from its arrival */   \
 	X(INFLATING, "inflating", TRACE_INFLATING)    /* a segment, at an engine */       \
+	X(MOVE, "move", TRACE_NONE)                   /* staged, until it is in place */  \
 	X(CHUNK, "chunk", TRACE_CHUNK)                /* a lane, begin to report */       \
 	X(EXISTS, "exists", TRACE_NONE)                                                   \
 	X(WAIT_CAPTURE, "wait_capture", TRACE_NONE) /* a STORE's chunk, for slots */      \

@@ -244,8 +244,11 @@ int fetch_unit(struct worker *worker)
 
 void fetch_delivered(struct worker *worker, struct lane *lane, const struct deliver_job *job)
 {
+	const struct path_subject subject = task_subject(lane_task(worker, lane), lane->index);
+
 	ssv_assert(lane->jobs_out > 0);
 	lane->jobs_out--;
+	worker_staged_job_back(worker, job, &lane->stage, &subject);
 	if (job->status)
 		fetch_end(worker, lane, -EIO);
 	if (lane->jobs_out == 0) {

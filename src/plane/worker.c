@@ -214,6 +214,18 @@ static int worker_take_messages(struct worker *worker, uint64_t now_ns)
 
 /* ---- the step ------------------------------------------------------------------------------- */
 
+/* Staged jobs, once a group; subject: the chunk's. A run whose memory is not to be used again is
+ * forgotten, its slots stay taken. */
+void worker_staged_job_back(struct worker *worker, const struct deliver_job *job,
+			    struct slot_run *stage, const struct path_subject *subject)
+{
+	if (job->status == -EBUSY)
+		*stage = (struct slot_run){0};
+	if (job->stage && job->joint == 0)
+		path_stage(&worker->path, STAGE_MOVE, job->submitted_ns, worker_now(worker),
+			   subject);
+}
+
 int worker_poll_delivered(struct worker *worker)
 {
 	struct deliver_job *done[DONE_BATCH];

@@ -86,7 +86,7 @@ static void *move(void *argument)
 		struct timespec delay = {0};
 		struct op *op;
 
-		if (!stream) {
+		if (!stream || standin_state.hang) {
 			pthread_cond_wait(&work, &standin_lock);
 			continue;
 		}

@@ -424,6 +424,49 @@ static void a_lost_gpu_gives_every_job_back(void **state)
 	break_with("", 0, 1);
 }
 
+/* A GPU that says "not ready" for ever: its jobs come back, with the warning that their staging
+ * memory may still be used; the region's session must end; nothing waits; a new region is refused.
+ * The GPU stays as it is, so that this test is the last one on it. */
+static void a_gpu_that_hangs_is_given_up(void **state)
+{
+	const struct deliver_host host = {.memory = stage, .bytes = STAGE, .workers_count = 2};
+	struct gpu gpu = gpu_make(1);
+	struct region *region = attach(&gpu.offer), *other = NULL;
+	struct work *work = work_make(0);
+	struct ssv_layout layout = make_layout();
+	char error[SSV_ERROR_TEXT_MAX] = "";
+	struct deliver_job *done[64];
+	uint32_t n;
+
+	(void)state;
+	standin->hang = 1;
+	work->queue.now_ns = 1000;
+	for (uint32_t k = 0; k < 4; k++)
+		work_group(work, region, 2 * (k % LAYERS), k, k % 2 ? DELIVER_OUT : DELIVER_IN);
+	work->queue.now_ns += 9ull * 1000000000;
+	assert_int_equal(region->ops->poll(&work->queue, done, 64), 0);
+	assert_false(region_is_severed(region));
+	work->queue.now_ns += 2ull * 1000000000;
+	n = region->ops->poll(&work->queue, done, 64);
+	assert_int_equal(n, work->jobs_count);
+	for (uint32_t i = 0; i < n; i++)
+		assert_int_equal(done[i]->status, -EBUSY);
+	assert_true(region_is_severed(region));
+	assert_null(work->queue.lanes[DELIVER_LANES_CUDA]);
+	free(work);
+	work = work_make(0);
+	work_group(work, region, 0, 1, DELIVER_IN);
+	assert_int_equal(work->queue.first->status, -EIO);
+	work_finish(work, region);
+	assert_int_equal(region_attach(&gpu.offer, &layout,
+				       &(struct deliver_owner){.pid = getpid()}, &host, &other,
+				       error),
+			 -EIO);
+	assert_non_null(strstr(error, "must be restarted"));
+	region_detach(region);
+	standin->hang = 0;
+}
+
 static void refused(const struct ssv_region *offer, int expected, const char *word)
 {
 	const struct deliver_host host = {.memory = stage, .bytes = STAGE, .workers_count = 2};
@@ -581,6 +624,7 @@ int main(void)
 	    cmocka_unit_test(every_refusal_leaves_nothing),
 	    cmocka_unit_test(short_copies_are_refused),
 	    cmocka_unit_test(a_descriptor_is_mapped),
+	    cmocka_unit_test(a_gpu_that_hangs_is_given_up),
 	};
 
 	return cmocka_run_group_tests(tests, setup, teardown);
