@@ -125,7 +125,7 @@ class Side:
             while True:
                 self.worker.finish(set())
                 reports = self.worker.reports()
-                if reports is not None:
+                if reports is not None and store.number in reports.stores:
                     if reports.dropped:
                         raise RuntimeError(f"store {store.number} was dropped")
                     break

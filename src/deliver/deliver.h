@@ -94,7 +94,7 @@ struct deliver_job {
 				       * token[t] + map->channel[c] */
 	int status;                   /* out: 0, -EFAULT, -ESRCH, -EPERM, -EIO; -EBUSY: failed, and
 				       * its staging memory must never be used again */
-	uint64_t submitted_ns;        /* the worker's */
+	uint64_t submitted_ns;        /* by the clock of the worker's queue */
 	void *owner;
 	struct deliver_job *next;
 };

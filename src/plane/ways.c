@@ -28,6 +28,7 @@ void ways_submit(struct ways *ways, struct deliver_job *job)
 	ssv_assert(k < WAYS_MAX);
 	ways->ops[k] = way;
 	ways->out[k]++;
+	job->submitted_ns = ways->queue.now_ns;
 	way->submit(&ways->queue, job);
 }
 
