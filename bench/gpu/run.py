@@ -9,7 +9,6 @@ Each case is measured between two runs of the engine alone, and its ratios are t
 from __future__ import annotations
 
 import argparse
-import contextlib
 import ctypes
 import hashlib
 import json
@@ -31,6 +30,7 @@ import gpu_memory  # noqa: E402
 import netns  # noqa: E402
 import torch  # noqa: E402
 from engine import BLOCK, BLOCK_ELEMENTS, DIM, KV_HEADS, LAYER_ELEMENTS, LAYERS, Engine  # noqa: E402
+from machine import HUGE_PAGES, cores, machine, reserve_huge_pages  # noqa: E402
 from movers import CHUNK_BLOCKS, CHUNK_BYTES, Fetches, GpuDecoder, GpuDecodes  # noqa: E402
 from servers import RedisCluster, Server  # noqa: E402
 from shadowserve import binding, gpu  # noqa: E402
@@ -38,31 +38,7 @@ from shadowserve import binding, gpu  # noqa: E402
 CHUNKS = 32  # 8,192 tokens
 IN_FLIGHT = 32
 RATES = (10.0, 20.0, 0.0)
-HUGE_PAGES = 2200  # of 2 MiB: an arena of 4 GiB and what lies beside it
 NODES = 3  # of the Redis Cluster: one Redis sends 16 to 20 Gbit/s
-
-
-def cores() -> dict[str, list[int]]:
-    have = sorted(os.sched_getaffinity(0))
-    if len(have) < 8:
-        raise SystemExit(f"{len(have)} cores: this bench needs 8 or more")
-    half = len(have) // 2
-    return {
-        "engine": have[:3],
-        "control": have[3:4],
-        "workers": have[4:],
-        # Where a store runs here as well, it takes cores away.
-        "redis": have[4:half],
-        "workers beside redis": have[half:],
-    }
-
-
-def reserve_huge_pages(count: int) -> int:
-    """Huge pages for the arena, as an operator would set them aside; how many there are."""
-    setting = Path("/proc/sys/vm/nr_hugepages")
-    with contextlib.suppress(OSError):
-        setting.write_text(str(count))
-    return int(setting.read_text())
 
 
 class Daemon(Server):
@@ -79,9 +55,7 @@ class Daemon(Server):
         build = Path(os.environ["SHADOWSERVE_BUILD"])
         self.command = [str(build / "daemon" / "shadowserved"), "--socket", str(self.socket)]
         self.command += ["--store", store, "--arena", "4GiB", "--captures", "4"]
-        self.command += (
-            ["--huge-pages"] if reserve_huge_pages(HUGE_PAGES) >= HUGE_PAGES else []
-        )
+        self.command += ["--huge-pages"] if reserve_huge_pages(HUGE_PAGES) >= HUGE_PAGES else []
         self.command += ["--cores", ",".join(map(str, places[workers]))]
         self.command += ["--control-core", str(places["control"][0])]
         everywhere = sorted({core for group in places.values() for core in group})
@@ -491,17 +465,6 @@ def connector_cases(
 
 
 # ---- all -----------------------------------------------------------------------------------------
-
-
-def machine() -> dict[str, Any]:
-    cpu = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
-    return {
-        "gpu": torch.cuda.get_device_name(0),
-        "cpu": cpu[0].split(":", 1)[1].strip() if cpu else "unknown",
-        "cores": os.cpu_count(),
-        "torch": torch.__version__,
-        "date": time.strftime("%Y-%m-%d"),
-    }
 
 
 def memory_cases(

@@ -5,7 +5,6 @@
  *
  * SSV_SEED chooses blocks and delays; STANDIN_CUDA_OLD=1 runs it on a driver without batches.
  */
-#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -18,131 +17,14 @@
 
 #include <cmocka.h>
 
-#include "deliver/deliver.h"
-#include "standin_cuda.h"
+#include "cuda_rig.h"
 
-#define BLOCKS       12u
-#define BLOCK_TOKENS 16u
-#define LAYERS       3u
-#define HEADS        8u
-#define DIM          128u
-#define CHANNELS     (HEADS * DIM)
-#define ONE          (BLOCK_TOKENS * CHANNELS * 2u) /* 32 KiB: bytes of a tensor in a block */
-#define TENSORS      (2u * LAYERS)
-#define BLOCK        (TENSORS * ONE)
-#define REGION       (BLOCKS * BLOCK)
-#define STAGE        (16u * MIB)
-#define GPU_OFFSET   (2u * ONE)
-
-struct handle {
-	uint8_t bytes[64];
-};
-
-static struct standin *standin;
-static int (*gpu_alloc)(uint64_t *pointer, size_t bytes);
-static int (*gpu_free)(uint64_t pointer);
-static int (*gpu_export)(struct handle *handle, uint64_t pointer);
-static struct ssv_tensor tensors[TENSORS];
-static uint8_t *stage;
 static uint64_t seed;
 
 static uint64_t random_next(void)
 {
 	seed = seed * 6364136223846793005ull + 1442695040888963407ull;
 	return seed >> 33;
-}
-
-/* Block outermost: [block][layer][part][token][head][dim]. */
-static struct ssv_layout make_layout(void)
-{
-	struct ssv_layout layout = {
-	    .struct_size = sizeof(layout),
-	    .dtype = SSV_DTYPE_BF16,
-	    .parts_count = 2,
-	    .layers_count = LAYERS,
-	    .layers_total = LAYERS,
-	    .ranks_count = 1,
-	    .block_tokens = BLOCK_TOKENS,
-	    .blocks_count = BLOCKS,
-	    .tensors_count = TENSORS,
-	    .tensors = tensors,
-	};
-
-	for (uint32_t i = 0; i < 2; i++) {
-		struct ssv_part *part = &layout.parts[i];
-
-		part->role = (uint8_t)(SSV_ROLE_K + i);
-		part->heads = HEADS;
-		part->dim = DIM;
-		part->digits_count = 3;
-		part->digits[0] = (struct ssv_digit){
-		    .axis = SSV_AXIS_TOKEN, .extent = BLOCK_TOKENS, .stride = CHANNELS};
-		part->digits[1] =
-		    (struct ssv_digit){.axis = SSV_AXIS_HEAD, .extent = HEADS, .stride = DIM};
-		part->digits[2] =
-		    (struct ssv_digit){.axis = SSV_AXIS_DIM, .extent = DIM, .stride = 1};
-	}
-	for (uint32_t i = 0; i < TENSORS; i++)
-		tensors[i] = (struct ssv_tensor){.layer = (uint16_t)(i / 2),
-						 .part = (uint16_t)(i % 2),
-						 .offset = i * ONE,
-						 .block_stride = BLOCK};
-	return layout;
-}
-
-static uint16_t bits_of(uint32_t tensor, uint32_t block, uint32_t i)
-{
-	return (uint16_t)(tensor * 9973 + block * 331 + i * 7 + 1);
-}
-
-struct gpu {
-	uint64_t pointer;
-	struct ssv_region offer;
-};
-
-static struct gpu gpu_make(uint32_t device)
-{
-	struct gpu gpu = {
-	    .offer = {
-		.memory = SSV_MEMORY_GPU_IPC, .fd = -1, .bytes = REGION, .gpu_offset = GPU_OFFSET}};
-	struct handle handle;
-
-	assert_int_equal(gpu_alloc(&gpu.pointer, GPU_OFFSET + REGION), 0);
-	memset((void *)(uintptr_t)gpu.pointer, 0xab, GPU_OFFSET + REGION);
-	assert_int_equal(gpu_export(&handle, gpu.pointer), 0);
-	memcpy(gpu.offer.gpu_handle, &handle, sizeof(handle));
-	memset(gpu.offer.gpu_uuid, STANDIN_UUID_BYTE(device), sizeof(gpu.offer.gpu_uuid));
-	return gpu;
-}
-
-static const uint8_t *gpu_memory(const struct gpu *gpu)
-{
-	return (const uint8_t *)(uintptr_t)gpu->pointer;
-}
-
-static struct region *attach(const struct ssv_region *offer)
-{
-	const struct deliver_host host = {.memory = stage, .bytes = STAGE, .workers_count = 2};
-	struct ssv_layout layout = make_layout();
-	char error[SSV_ERROR_TEXT_MAX] = "";
-	struct region *region = NULL;
-	int err = region_attach(offer, &layout, &(struct deliver_owner){.pid = getpid()}, &host,
-				&region, error);
-
-	if (err)
-		fail_msg("%s", error);
-	return region;
-}
-
-static void nothing_is_left(void)
-{
-	assert_int_equal(standin->contexts, 0);
-	assert_int_equal(standin->streams, 0);
-	assert_int_equal(standin->events, 0);
-	assert_int_equal(standin->registrations, 0);
-	assert_int_equal(standin->mappings, 0);
-	assert_int_equal(standin->allocations, 0);
-	assert_int_equal(standin->flight_bytes, 0);
 }
 
 /* ---- jobs ----------------------------------------------------------------------------------- */
@@ -576,40 +458,22 @@ static void a_descriptor_is_mapped(void **state)
 	nothing_is_left();
 }
 
-static void symbol(void *library, const char *name, void *ret_function)
-{
-	void *address = dlsym(library, name);
-
-	assert_non_null(address);
-	memcpy(ret_function, &address, sizeof(address));
-}
-
 static int setup(void **state)
 {
-	void *library = dlopen("libcuda.so.1", RTLD_NOW);
 	const char *text = getenv("SSV_SEED");
-	standin_get_function get;
 
 	(void)state;
-	if (!library || !dlsym(library, "standin_get")) {
-		print_message("libcuda.so.1 is not the stand-in: run through meson test\n");
+	if (rig_open())
 		return -1;
-	}
-	symbol(library, "standin_get", &get);
-	symbol(library, "cuMemAlloc_v2", &gpu_alloc);
-	symbol(library, "cuMemFree_v2", &gpu_free);
-	symbol(library, "cuIpcGetMemHandle", &gpu_export);
-	standin = get();
 	seed = text ? strtoull(text, NULL, 0) : (uint64_t)getpid();
 	print_message("SSV_SEED=%llu\n", (unsigned long long)seed);
-	stage = aligned_alloc(4096, STAGE);
-	return stage ? 0 : -1;
+	return 0;
 }
 
 static int teardown(void **state)
 {
 	(void)state;
-	free(stage);
+	rig_close();
 	return 0;
 }
 
