@@ -40,6 +40,7 @@ struct decode_target {
 	uint32_t run_channels;   /* channels per run of adjacent elements: c..c+run-1 contiguous */
 	uint32_t token_stride;   /* bytes between tokens of one block if constant and small (a
 				  * transposed layout), else 0; informative, for tile writers */
+	uint8_t is_staged;       /* what is written is read again at once: keep it in the caches */
 };
 
 /**

@@ -221,7 +221,8 @@ static void write_begin(const struct tensor_work *w, struct group_work *g)
 				      .lanes = g->lanes,
 				      .element_bytes = r->element_bytes,
 				      .place = channel + g->group * LANES,
-				      .run_bytes = w->unit * r->element_bytes};
+				      .run_bytes = w->unit * r->element_bytes,
+				      .is_staged = w->target->is_staged};
 	if (r->meta.order) {
 		for (uint32_t p = 0; p < g->lanes; p++)
 			g->place[p] = channel[meta_channel(&r->meta, g->group * LANES + p)];
@@ -378,8 +379,9 @@ static void round_fused(struct tensor_work *w, struct class_strips *strips)
 	    .token = w->target->token,
 	    .held = w->r->scratch->held,
 	    .stores_held = w->is_held,
+	    .is_staged = w->target->is_staged,
 	    /* a next round, and of the same streams */
-	    .holds = rounds_left > 1 && groups % streams == 0,
+	    .holds = rounds_left > 1 && groups % streams == 0 && !w->target->is_staged,
 	};
 
 	memcpy(job.held_place, w->held_place, sizeof(job.held_place));

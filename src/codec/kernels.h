@@ -65,6 +65,7 @@ struct fused_job {
 	uint32_t held_place[R16_STREAMS_MAX];
 	uint8_t stores_held; /* `held` has rows of the round before */
 	uint8_t holds;       /* rows of this round are to be left there */
+	uint8_t is_staged;   /* what is stored is read again at once: not past the caches */
 	/* Bytes that will be wanted soon: brought near while there is time. Need not be readable.
 	 */
 	const uint8_t *soon;
@@ -133,6 +134,7 @@ struct write_job {
 	/* Not 0: all tokens are wanted, and their runs lie one behind the other (a transposed
 	 * layout): token[t] = token[0] + t * run_bytes, run_bytes is 1, 2, 4 or 8. */
 	uint8_t is_transposed;
+	uint8_t is_staged; /* what is stored is read again at once: not past the caches */
 };
 
 /*

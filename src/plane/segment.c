@@ -179,6 +179,7 @@ static int lane_decode(struct worker *worker, struct lane *lane,
 		    .channel = map->channel,
 		    .run_channels = map->run_channels,
 		    .token_stride = map->token_stride,
+		    .is_staged = lane->stage.slots_count > 0,
 		};
 	}
 	lane_decode_begins(worker, lane, entry);

@@ -67,6 +67,9 @@ INLINE void row_put(const struct fused_job *job, const uint32_t k, uint8_t *held
 	if (k % 2 && job->holds) {
 		v_store(held, first);
 		v_store(held + VEC_BYTES, second);
+	} else if (out && job->is_staged) {
+		v_store(out + job->place[k], first);
+		v_store(out + job->place[k] + VEC_BYTES, second);
 	} else if (out) {
 		row_stream(out + job->place[k], first, second);
 	}

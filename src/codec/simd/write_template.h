@@ -10,9 +10,9 @@ INLINE int is_line(const void *p)
 }
 
 /* A run of `bytes`, a multiple of a cache line. */
-INLINE void lines_copy(uint8_t *out, const uint8_t *in, uint32_t bytes)
+INLINE void lines_copy(uint8_t *out, const uint8_t *in, uint32_t bytes, int is_staged)
 {
-	if (is_line(out)) {
+	if (!is_staged && is_line(out)) {
 		for (uint32_t i = 0; i < bytes; i += VEC_BYTES)
 			v_stream(out + i, v_load(in + i));
 		return;
@@ -32,7 +32,7 @@ INLINE void rows_write(const struct write_job *job, const uint32_t run_bytes)
 		if (!out)
 			continue;
 		for (uint32_t p = 0; p < job->lanes; p += step, row += run_bytes)
-			lines_copy(out + job->place[p], row, run_bytes);
+			lines_copy(out + job->place[p], row, run_bytes, job->is_staged);
 	}
 }
 
