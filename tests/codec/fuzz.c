@@ -176,7 +176,7 @@ static uint64_t encode(struct fuzz *f, const struct kernels *level,
 
 /* How the decoded elements are to lie. */
 struct plan {
-	uint32_t transposed, skip, at_start;
+	uint32_t transposed, skip, at_start, staged;
 };
 
 static void plan_tokens(const struct fuzz *f, const struct plan *plan, uint8_t *out,
@@ -194,7 +194,8 @@ static void plan_tokens(const struct fuzz *f, const struct plan *plan, uint8_t *
 	*ret_target = (struct decode_target){.token = token,
 					     .channel = channel,
 					     .run_channels = plan->transposed ? 1 : channels,
-					     .token_stride = plan->transposed ? element : 0};
+					     .token_stride = plan->transposed ? element : 0,
+					     .is_staged = (uint8_t)plan->staged};
 }
 
 /* Decode a container whose value ends before its fence; 0, or the error. */
@@ -237,7 +238,8 @@ static int compare_decoding(struct fuzz *f, uint64_t bytes, const char *what)
 	struct plan plan = {.transposed = !random_below(&f->random, 3),
 			    .skip =
 				random_below(&f->random, 3) ? 0 : 2 + random_below(&f->random, 5),
-			    .at_start = random_below(&f->random, 2)};
+			    .at_start = random_below(&f->random, 2),
+			    .staged = !random_below(&f->random, 3)};
 	uint64_t kv = shape_kv_bytes(&f->shape);
 	int expected = decode(f, &kernels_scalar, &f->container[0], bytes, &plan, &f->out[0]);
 	int got = decode(f, f->level, &f->container[0], bytes, &plan, &f->out[1]);
