@@ -11,6 +11,7 @@
 #   make setup-dpdk  DPDK for the dpdk inflate engine; `make test` does it where it can
 #   make fuzz     each SIMD level against the scalar kernels      [SSV_FUZZ_SECONDS=600]
 #   make install  library, header, programs                       [PREFIX=/usr/local] [DESTDIR=]
+#   make deb      Debian packages, amd64 and arm64 (cross-built), in build/
 #   make clean    remove build/ (.venv stays; remove it by hand)
 
 VENV ?= .venv
@@ -22,7 +23,7 @@ PYTHON = $(VENV)/bin/python
 
 SSV_FUZZ_SECONDS ?= 600
 
-.PHONY: setup-dpdk dpdk test-rdma rdma demo test fuzz bench bench-page bench-gpu install clean build system venv
+.PHONY: setup-dpdk dpdk test-rdma rdma demo test fuzz bench bench-page bench-gpu install deb clean build system venv
 
 build: system
 	@packaging/build.sh build/release
@@ -68,6 +69,10 @@ install: system
 	@packaging/build.sh build/install --prefix=$(PREFIX) -Dtests=false
 	@DESTDIR=$(DESTDIR) meson install -C build/install --quiet
 	@echo "installed under $(DESTDIR)$(PREFIX)"
+
+deb: system
+	@packaging/deb.sh amd64
+	@packaging/deb.sh arm64
 
 clean:
 	rm -rf build

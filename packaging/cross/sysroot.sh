@@ -8,7 +8,7 @@ set -eu
 packages="libcmocka-dev libcmocka0 libdeflate-dev libdeflate0 zlib1g-dev zlib1g libzstd-dev libzstd1
 	libisal-dev libisal2 libssl-dev libssl3 libcyaml-dev libcyaml1 libyaml-dev libyaml-0-2
 	libcjson-dev libcjson1 liblz4-dev liblz4-1 libc6 libgcc-s1
-	libibverbs-dev libibverbs1 libnl-3-200 libnl-route-3-200"
+	libibverbs-dev libibverbs1 libnl-3-dev libnl-3-200 libnl-route-3-dev libnl-route-3-200"
 
 # shellcheck disable=SC2086
 mkdir -p "$1"
