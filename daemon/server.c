@@ -9,7 +9,6 @@
 
 #include <cjson/cJSON.h>
 #include <errno.h>
-#include <limits.h>
 #include <poll.h>
 #include <signal.h>
 #include <string.h>
@@ -19,6 +18,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/events.h"
 #include "base/log.h"
 #include "base/tally.h"
 #include "plane/session.h"
@@ -404,32 +404,15 @@ static uint64_t wake_ns(const struct server *server, uint64_t now_ns)
 	return wake;
 }
 
-/* Until something happens or wait_ns are over; TIME_NEVER: no limit. As epoll_wait(). */
-static int wait_for_events(int epoll, struct epoll_event *events, uint64_t wait_ns)
-{
-	const struct timespec wait = {.tv_sec = (time_t)(wait_ns / NS_PER_S),
-				      .tv_nsec = (long)(wait_ns % NS_PER_S)};
-	uint64_t wait_ms = (wait_ns + NS_PER_MS - 1) / NS_PER_MS;
-	int n;
-
-	tally_add(TALLY_CALL_WAIT, 1);
-	n = epoll_pwait2(epoll, events, EVENTS_A_ROUND, wait_ns == TIME_NEVER ? NULL : &wait, NULL);
-	if (n >= 0 || errno != ENOSYS)
-		return n;
-	/* Before Linux 5.11, and under emulators: to the millisecond. */
-	wait_ms = u64_min(wait_ms, INT_MAX);
-	return epoll_wait(epoll, events, EVENTS_A_ROUND, wait_ns == TIME_NEVER ? -1 : (int)wait_ms);
-}
-
 static void wait_and_dispatch(struct server *server, int busy)
 {
 	struct epoll_event events[EVENTS_A_ROUND];
 	uint64_t now_ns = clock_now_ns();
 	uint64_t wake = busy ? now_ns : wake_ns(server, now_ns);
-	uint64_t wait_ns = wake == TIME_NEVER ? TIME_NEVER : wake > now_ns ? wake - now_ns : 0;
 	int n;
 
-	n = wait_for_events(server->epoll, events, wait_ns);
+	tally_add(TALLY_CALL_WAIT, 1);
+	n = events_wait(server->epoll, events, EVENTS_A_ROUND, now_ns, wake);
 	now_ns = clock_now_ns();
 	for (int i = 0; i < n; i++) {
 		uint32_t index = (uint32_t)events[i].data.u64;

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/events.h"
 #include "base/log.h"
 
 #define EVENTS_A_ROUND  64
@@ -190,15 +191,9 @@ static void wait_and_dispatch(struct relay *relay)
 {
 	struct epoll_event events[EVENTS_A_ROUND];
 	uint64_t now_ns = clock_now_ns(), next = next_ns(relay);
-	struct timespec wait = {0};
 	int n;
 
-	if (next != TIME_NEVER && next > now_ns) {
-		wait.tv_sec = (time_t)((next - now_ns) / NS_PER_S);
-		wait.tv_nsec = (long)((next - now_ns) % NS_PER_S);
-	}
-	n = epoll_pwait2(relay->epoll, events, EVENTS_A_ROUND, next == TIME_NEVER ? NULL : &wait,
-			 NULL);
+	n = events_wait(relay->epoll, events, EVENTS_A_ROUND, now_ns, next);
 	now_ns = clock_now_ns();
 	for (int i = 0; i < n; i++)
 		event_take(relay, &events[i], now_ns);
