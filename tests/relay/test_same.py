@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from relay_rig import Relayed
 from test_hostile import (  # noqa: F401
-    test_a_client_that_never_reads_is_closed_and_told,
+    reason_of_a_client_that_never_reads,
     test_a_message_cut_anywhere_and_then_the_end_is_harmless,
     test_a_message_may_come_byte_by_byte,
     test_another_protocol_is_closed,
@@ -41,6 +41,13 @@ from test_path import (  # noqa: F401
     test_what_was_stored_comes_back_into_other_blocks,
 )
 from test_stores import test_a_chunk_damaged_on_the_disk_is_a_miss_and_healed  # noqa: F401
+
+
+def test_a_client_that_never_reads_is_closed_and_told(start: Callable[..., Front]) -> None:
+    """By the relay, or first by the card, to which it is the relay that does not read; the card's
+    own words may then be lost with what else was on its way."""
+    reason = reason_of_a_client_that_never_reads(start)
+    assert "does not read" in reason or "it closed the connection" in reason
 
 
 class Front:
