@@ -17,6 +17,7 @@ import select
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,14 +73,16 @@ def cpu_seconds(pid: int) -> float:
 
 
 class EngineProcess:
-    """bench/serve_engine.py: orders to it, answers from it."""
+    """bench/serve_engine.py: orders to it, answers from it. prefix: what it runs under."""
 
-    def __init__(self, folder: Path, model: Path, socket_path: Path) -> None:
+    def __init__(
+        self, folder: Path, model: Path, socket_path: Path, prefix: Sequence[str] = ()
+    ) -> None:
         self.log = folder / "engine.log"
         script = str(ROOT / "bench" / "serve_engine.py")
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [*DIES_WITH_US, *pinned(ENGINE), sys.executable, script],
+                [*DIES_WITH_US, *prefix, *pinned(ENGINE), sys.executable, script],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

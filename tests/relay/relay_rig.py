@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A card, a relay and the certificates by which they know each other."""
+"""A card and a relay in front of it."""
 
 from __future__ import annotations
 
@@ -9,45 +9,13 @@ import signal
 import subprocess
 from pathlib import Path
 
+from authority import Authority
 from daemon_rig import BUILD, SOON_S, Daemon, flags
 
 ROOT = Path(__file__).resolve().parents[2]
 # An emulated card has its relay on this machine.
 RELAY_BUILD = ROOT / "build" / "release" if BUILD.name == "aarch64-run" else BUILD
 PROGRAM = RELAY_BUILD / "relay" / "shadowserve-relay"
-
-
-def openssl(*arguments: object) -> None:
-    subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True)
-
-
-class Authority:
-    """Signs certificates, as docs/remote.md does it."""
-
-    def __init__(self, folder: Path, name: str = "ca") -> None:
-        self.folder, self.name = folder, name
-        self.certificate = folder / f"{name}.pem"
-        self.key = folder / f"{name}.key"
-        openssl(
-            *("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"),
-            *("-days", 3650, "-subj", f"/CN={name}"),
-            *("-keyout", self.key, "-out", self.certificate),
-        )
-
-    def sign(self, name: str, san: str = "", days: int = 365) -> dict[str, str]:
-        """tls_cert, tls_key and tls_ca of a machine."""
-        request, key = self.folder / f"{name}.csr", self.folder / f"{name}.key"
-        extensions, out = self.folder / f"{name}.ext", self.folder / f"{name}.pem"
-        extensions.write_text(f"subjectAltName=DNS:{name}{',' + san if san else ''}\n")
-        openssl(
-            *("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"),
-            *("-subj", f"/CN={name}", "-keyout", key, "-out", request),
-        )
-        openssl(
-            *("x509", "-req", "-in", request, "-CA", self.certificate, "-CAkey", self.key),
-            *("-CAcreateserial", "-days", days, "-extfile", extensions, "-out", out),
-        )
-        return {"tls_cert": str(out), "tls_key": str(key), "tls_ca": str(self.certificate)}
 
 
 def port_of(daemon: Daemon) -> int:

@@ -18,7 +18,7 @@ import pytest
 from daemon_rig import SANITIZED, Daemon, Engine, keys
 from relay_rig import Authority, Relay, port_of
 from serve_rig import cpu_seconds
-from servers import SocketRedis
+from three_hosts import ThreeHosts
 
 RATE_GBIT = 10.0
 BLOCKS = 128  # of the region: half of it is stored, the other half fetched into
@@ -31,21 +31,12 @@ class Hosts:
     """The engine's host and the store's, each on a link of its own to the card."""
 
     def __init__(self, stack: ExitStack, folder: Path) -> None:
-        self.folder = folder
-        self.network = stack.enter_context(netns.Network())
-        self.engine, self.store = self.network.add(), self.network.add()
-        for host in (self.engine, self.store):
-            self.network.join(host)
-            host.shape(RATE_GBIT)
-            self.network.shape(host, RATE_GBIT)
-        options = ["--port", "6379", "--bind", self.store.address, "--appendonly", "no"]
-        self.redis = SocketRedis("redis", folder, options, self.store.namespace.prefix)
-        stack.callback(self.redis.stop)
-        self.stack = stack
+        self.folder, self.stack = folder, stack
+        self.three = ThreeHosts(stack, folder, RATE_GBIT)
+        self.engine = self.three.engine
 
     def daemon(self, name: str, prefix: list[str], **keys: object) -> Daemon:
-        store = f"redis://{self.store.address}:6379"
-        daemon = Daemon(self.folder, name, store=store, arena="256MiB", **keys)
+        daemon = Daemon(self.folder, name, store=self.three.uri, arena="256MiB", **keys)
         daemon.prefix = prefix
         self.stack.callback(daemon.discard)
         return daemon.start()
@@ -54,7 +45,7 @@ class Hosts:
         authority, address = Authority(self.folder), self.engine.gateway
         card = self.daemon(
             "card",
-            self.network.plane.prefix,
+            self.three.network.plane.prefix,
             listen_tls=f"{address}:0",
             tls_names="host",
             **authority.sign("card", f"IP:{address}"),
@@ -99,7 +90,7 @@ def test_chunks_go_through_three_hosts_bit_exact(
     before = engine.memory.read(SOURCE)
     assert engine.do(engine.store(keys(1, CHUNKS), SOURCE)).status == 0
     assert engine.flush().status == 0
-    assert hosts.redis.command("DBSIZE") == CHUNKS
+    assert hosts.three.redis.command("DBSIZE") == CHUNKS
     assert engine.lookup(keys(1, CHUNKS)) == CHUNKS * 256
     through = fetch_again_and_again(engine, relay)
     assert engine.memory.read(TARGET) == before

@@ -9,7 +9,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 BUILD = Path(os.environ.get("SHADOWSERVE_BUILD", ROOT / "build" / "release"))
 
-for folder in (HERE, ROOT / "python"):
+for folder in (HERE, ROOT / "python", ROOT / "bench"):
     sys.path.insert(0, str(folder))
 os.environ.update(
     VLLM_TARGET_DEVICE="cpu",
