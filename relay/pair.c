@@ -355,16 +355,19 @@ static void card_messages(struct pair *pair, uint64_t now_ns)
 void pair_card_ready(struct pair *pair, uint64_t now_ns)
 {
 	char why[SSV_ERROR_TEXT_MAX];
-	int err;
+	int err = 0;
 
-	if (pair->state != PAIR_CALLING && pair->state != PAIR_OPEN)
-		return;
-	err = end_receive(&pair->card, why);
-	if (pair->card.in_bytes) {
-		pair->heard_ns = now_ns;
-		pair->asked_ns = 0;
+	while (!err && (pair->state == PAIR_CALLING || pair->state == PAIR_OPEN)) {
+		err = end_receive(&pair->card, why);
+		if (pair->card.in_bytes) {
+			pair->heard_ns = now_ns;
+			pair->asked_ns = 0;
+		}
+		card_messages(pair, now_ns);
+		/* An incomplete message leaves room for what TLS still keeps inside. */
+		if (pair->state > PAIR_OPEN || !stream_holds(pair->card.stream))
+			break;
 	}
-	card_messages(pair, now_ns);
 	if (err && pair->state <= PAIR_OPEN)
 		card_lost(pair, why, now_ns);
 }

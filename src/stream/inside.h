@@ -19,6 +19,7 @@ struct stream {
 	SSL *ssl;
 	BIO *out; /* encrypted bytes that the socket did not take yet; the SSL's */
 	int greeted;
+	int holds; /* the last receive ended for want of room: more is inside */
 	char peer[128];
 	char fault[STREAM_FAULT_BYTES];
 };

@@ -13,6 +13,8 @@
 
 #include "stream/inside.h"
 
+#define FLOW_BYTES 4096u /* who sent so much at once is probably sending still */
+
 int stream_secure(struct stream_tls *tls, int fd, struct stream **ret_stream)
 {
 	struct stream *stream;
@@ -120,6 +122,9 @@ static int greeted(struct stream *stream)
 		return -EPROTO;
 	}
 	stream->greeted = 1;
+	/* From now on whole records come with one call. Not within the handshake: what it reads
+	 * ahead while sending would never be announced. */
+	SSL_set_read_ahead(stream->ssl, 1);
 	return 0;
 }
 
@@ -185,6 +190,12 @@ static int greet(struct stream *stream)
 
 /* ---- records -------------------------------------------------------------------------------- */
 
+/* Behind a few small messages there is seldom more, and the descriptor will say so if there is. */
+static int is_worth_reading(const struct stream *stream, size_t total)
+{
+	return !total || total >= FLOW_BYTES || SSL_has_pending(stream->ssl);
+}
+
 ssize_t secure_receive(struct stream *stream, void *bytes, size_t room)
 {
 	size_t total = 0, n = 0;
@@ -192,7 +203,8 @@ ssize_t secure_receive(struct stream *stream, void *bytes, size_t room)
 
 	if (err)
 		return err;
-	while (total < room) {
+	stream->holds = 0;
+	while (total < room && is_worth_reading(stream, total)) {
 		int result;
 
 		ERR_clear_error();
@@ -204,6 +216,7 @@ ssize_t secure_receive(struct stream *stream, void *bytes, size_t room)
 		}
 		total += n;
 	}
+	stream->holds = total == room && SSL_has_pending(stream->ssl);
 	if (secure_flush(stream) && !err)
 		err = -ECONNRESET;
 	return total ? (ssize_t)total : err;

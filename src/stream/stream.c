@@ -120,7 +120,7 @@ int stream_wants_out(const struct stream *stream)
 
 int stream_holds(const struct stream *stream)
 {
-	return stream->tls && SSL_pending(stream->ssl) > 0;
+	return stream->holds;
 }
 
 const char *stream_peer(const struct stream *stream)

@@ -13,6 +13,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from daemon_rig import BUILD, SOON_S, Daemon, Engine, flags, key, keys, message, wait_until
@@ -81,6 +82,60 @@ def test_a_session_over_tls_is_served(card: Daemon, authority: Authority) -> Non
     assert b'"peer":"host"' in status[1].replace(b" ", b"")
     peer.close()
     Engine(card).close()  # engines of the card's machine are served beside it
+
+
+def lookups(count: int, chunks: int) -> list[bytes]:
+    head = struct.pack("<BBBBIQ6I", 1, 0, 0, 0, 0, 0, chunks, 0, 0, 0, 0, 0)
+    return [message(9, 100 + i, head + keys(1, chunks)) for i in range(count)]
+
+
+def completed(answers: bytes) -> int:
+    """Completions in whole messages of a daemon."""
+    count = at = 0
+    while at + 16 <= len(answers):
+        total, kind = struct.unpack_from("<IH", answers, at)
+        if at + total > len(answers):
+            break
+        assert kind in (2, 10), answers[at : at + total]
+        count += struct.unpack_from("<I", answers, at + 16)[0] if kind == 10 else 0
+        at += total
+    return count
+
+
+@pytest.mark.parametrize("piece", [1 << 20, 16384, 1000, 61])
+def test_records_may_come_together_or_in_pieces(
+    card: Daemon, authority: Authority, piece: int
+) -> None:
+    """Everything that was sent is answered, though many records lie in one segment or one record
+    in many: what TLS read ahead is not forgotten."""
+    machine = authority.sign("host")
+    context = ssl.create_default_context(cafile=str(authority.certificate))
+    context.load_cert_chain(machine["tls_cert"], machine["tls_key"])
+    coming, going = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = context.wrap_bio(coming, going, server_hostname="card")
+    peer = connect(card)
+
+    def until_done(call: Callable[[], Any]) -> Any:
+        while True:
+            try:
+                return call()
+            except ssl.SSLWantReadError:
+                peer.sendall(going.read())
+                coming.write(peer.recv(1 << 16))
+
+    until_done(tls.do_handshake)
+    wanted = lookups(30, 40)
+    for text in (message(1, 7, HELLO), *wanted):  # a record each
+        tls.write(text)
+    said = going.read()
+    peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for at in range(0, len(said), piece):
+        peer.sendall(said[at : at + piece])
+    answers = b""
+    while completed(answers) < len(wanted):
+        answers += until_done(lambda: tls.read(1 << 16))
+    assert completed(answers) == len(wanted)
+    peer.close()
 
 
 @pytest.mark.parametrize("kind", [1, 2, 3, 4])
