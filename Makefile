@@ -35,18 +35,18 @@ test: dpdk rdma build venv
 	@$(PYTHON) tests/run.py $(if $(ONLY),--only $(ONLY))
 
 test-rdma: system
-	@packaging/setup_rdma.sh
+	@packaging/setup_optional.sh rdma
 	@packaging/build.sh build/release
 	@python3 tests/rdma/guest.py build/release
 
 rdma: system
-	@packaging/setup_rdma.sh --if-possible
+	@packaging/setup_optional.sh rdma --if-possible
 
 setup-dpdk: system
-	@packaging/setup_dpdk.sh
+	@packaging/setup_optional.sh dpdk
 
 dpdk: system
-	@packaging/setup_dpdk.sh --if-possible
+	@packaging/setup_optional.sh dpdk --if-possible
 
 fuzz: system
 	@packaging/build.sh build/asan -Doptimization=1 -Ddebug=true -Db_lundef=false -Dwerror=false \

@@ -10,11 +10,8 @@ packages="gcc g++ libc6-dev make pkg-config meson ninja-build git ca-certificate
 	libcmocka-dev libasan8 libubsan1 libtsan2 redis-server redis-tools iproute2 iperf3 procps
 	python3 python3-venv python3-dev libnuma1"
 
-missing=""
-for package in $packages; do
-	dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' ||
-		missing="$missing $package"
-done
+# shellcheck disable=SC2086
+missing=$("${0%/*}/missing.sh" $packages)
 [ -n "$missing" ] || exit 0
 
 echo "setup: installing system packages:$missing"

@@ -141,7 +141,7 @@ def verbs_driver() -> tuple[Path, Path]:
 def tool(name: str) -> Path:
     path = shutil.which(name, path=os.environ.get("PATH", "") + ":/sbin:/usr/sbin:/bin")
     if not path:
-        raise Missing(f"no program {name} on this machine (packaging/setup_rdma.sh)")
+        raise Missing(f"no program {name} on this machine (packaging/setup_optional.sh rdma)")
     return Path(path).resolve()
 
 
