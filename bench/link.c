@@ -14,6 +14,7 @@
  *	keys TIER          their keys
  *	fetch TIER N R     R rounds of N requests of BATCH chunks each, IN_FLIGHT at a time; a round
  *	                   begins and ends with nothing in flight
+ *	prompt TIER N R    the same one at a time, each looked up before, as an engine does
  *	check TIER         fetches a request's worth into emptied memory and compares it with what
  *was made up: bit by bit when the tier is lossless, else by relative error
  *
@@ -209,11 +210,47 @@ static void run_round(struct load *load, uint32_t requests, const char *separato
 	       (double)(clock_now_ns() - begin_ns) / 1e9);
 }
 
-static void do_fetch(struct load *load, uint32_t requests, uint32_t rounds)
+/* ---- prompts --------------------------------------------------------------------------------- */
+
+static void lookup(struct load *load)
+{
+	uint32_t first = load->next % (load->chunks / load->batch) * load->batch;
+	const struct ssv_request request = {.op = SSV_OP_LOOKUP,
+					    .user_data = 1,
+					    .keys = &load->keys[first],
+					    .keys_count = load->batch,
+					    .ranks_count = 1};
+
+	need(ssv_submit(load->io.ssv, &request, 1) == 1 ? 0 : -EAGAIN, "lookup");
+	if (wait_one(load, "lookup").tokens != load->batch * SSV_CHUNK_TOKENS)
+		need(-ENOENT, "lookup");
+}
+
+static void run_prompts(struct load *load, uint32_t prompts, const char *separator)
+{
+	uint64_t begin_ns = clock_now_ns(), wire_bytes = 0, kv_bytes = 0;
+
+	for (uint32_t i = 0; i < prompts; i++) {
+		struct ssv_completion done;
+
+		lookup(load);
+		submit(load, 0);
+		done = wait_one(load, "fetch");
+		wire_bytes += done.wire_bytes;
+		kv_bytes += done.kv_bytes;
+	}
+	printf("%s{\"wire_bytes\": %llu, \"kv_bytes\": %llu, \"seconds\": %.6f}", separator,
+	       (unsigned long long)wire_bytes, (unsigned long long)kv_bytes,
+	       (double)(clock_now_ns() - begin_ns) / 1e9);
+}
+
+static void do_rounds(struct load *load,
+		      void (*run)(struct load *load, uint32_t requests, const char *separator),
+		      uint32_t requests, uint32_t rounds)
 {
 	printf("{\"rounds\": [");
 	for (uint32_t i = 0; i < rounds; i++)
-		run_round(load, requests, i ? ", " : "");
+		run(load, requests, i ? ", " : "");
 	printf("]}\n");
 }
 
@@ -284,7 +321,9 @@ static int obey(struct load *load, const char *line)
 	else if (!strcmp(verb, "keys"))
 		do_keys(load);
 	else if (!strcmp(verb, "fetch"))
-		do_fetch(load, requests, rounds);
+		do_rounds(load, run_round, requests, rounds);
+	else if (!strcmp(verb, "prompt"))
+		do_rounds(load, run_prompts, requests, rounds);
 	else if (!strcmp(verb, "check"))
 		do_check(load);
 	else

@@ -20,6 +20,7 @@ from host_redis import PORT
 from netns import DIES_WITH_US, Host, Network
 from part import CORES, pinned
 from servers import BUILD, Daemon, Server, ServerError
+from three_hosts import Program
 
 HOST, PLANE = CORES[0], CORES[-1]
 ANSWER_S = 120.0
@@ -60,7 +61,7 @@ class Load:
     """A bench_link: one command at a time, each answered by one JSON object."""
 
     def __init__(
-        self, daemon: LinkDaemon, layers: int, chunks: int, batch: int, ahead: int, nodes: int = 1
+        self, daemon: LinkDaemon | Program, layers: int, chunks: int, batch: int, ahead: int, nodes: int = 1
     ):
         arguments = [daemon.socket, layers, chunks, batch, ahead, nodes]
         program = [*DIES_WITH_US, *pinned(HOST), str(BUILD / "bench" / "bench_link")]

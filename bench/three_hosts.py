@@ -9,9 +9,12 @@ the network alone. Everything ends with the stack.
 
 from __future__ import annotations
 
+import json
+import subprocess
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from authority import Authority
 from netns import Network
@@ -47,21 +50,28 @@ class Program(Server):
     def pid(self) -> int:
         return self.process.pid
 
+    def stat(self) -> dict[str, Any]:
+        program = str(BUILD / "cli" / "shadowserve")
+        command = [program, "stat", "--json", "--socket", str(self.socket)]
+        said = subprocess.run(command, capture_output=True, check=True, timeout=30).stdout
+        answer: dict[str, Any] = json.loads(said)
+        return answer
+
 
 class ThreeHosts:
-    """core: where everything but the engine runs; None: anywhere."""
+    """store_prefix: what Redis runs under besides its namespace, a core (part.pinned)."""
 
     def __init__(
-        self, stack: ExitStack, folder: Path, gbit: float, pinned: Sequence[str] = ()
+        self, stack: ExitStack, folder: Path, gbit: float, store_prefix: Sequence[str] = ()
     ) -> None:
-        self.folder, self.stack, self.pinned = folder, stack, list(pinned)
+        self.folder, self.stack = folder, stack
         self.network = stack.enter_context(Network())
         self.engine, self.store = self.network.add(), self.network.add()
         for host in (self.engine, self.store):
             self.network.join(host)
         self.shape(gbit)
         options = ["--port", str(REDIS_PORT), "--bind", self.store.address, "--appendonly", "no"]
-        prefix = [*self.store.namespace.prefix, *self.pinned]
+        prefix = [*self.store.namespace.prefix, *store_prefix]
         self.redis = SocketRedis("redis", folder, options, prefix)
         stack.callback(self.redis.stop)
         self.uri = f"redis://{self.store.address}:{REDIS_PORT}/0?lanes=4"
@@ -77,31 +87,27 @@ class ThreeHosts:
         self._authority = self._authority or Authority(self.folder)
         return self._authority.sign(name, san)
 
-    def _run(self, name: str, program: str, where: Sequence[str], **keys: object) -> Program:
-        made = Program(name, program, self.folder, [*where, *self.pinned], **keys)
+    def _run(self, name: str, program: str, where: Sequence[str], keys: dict[str, Any]) -> Program:
+        made = Program(name, program, self.folder, where, **keys)
         self.stack.callback(made.stop)
         return made
 
-    def card(self, **keys: object) -> Program:
+    def card(self, prefix: Sequence[str] = (), **keys: object) -> Program:
         """shadowserved on the card, for relays and for who knows its socket."""
         address = self.engine.gateway
         tls = {**self.certificate("card", f"IP:{address}"), "tls_names": "host"}
-        where = self.network.plane.prefix
-        listen = f"{address}:0"
-        return self._run(
-            "card", "daemon/shadowserved", where, store=self.uri, listen_tls=listen, **tls, **keys
-        )
+        keys = {"store": self.uri, "listen_tls": f"{address}:0", **tls, **keys}
+        where = [*self.network.plane.prefix, *prefix]
+        return self._run("card", "daemon/shadowserved", where, keys)
 
-    def relay(self, card: Program, **keys: object) -> Program:
+    def relay(self, card: Program, prefix: Sequence[str] = (), **keys: object) -> Program:
         """shadowserve-relay on the engine's host."""
         address = f"{self.engine.gateway}:{card.port('tls_port')}"
-        where = self.engine.namespace.prefix
-        tls = self.certificate("host")
-        return self._run("relay", "relay/shadowserve-relay", where, card=address, **tls, **keys)
+        keys = {"card": address, **self.certificate("host"), **keys}
+        where = [*self.engine.namespace.prefix, *prefix]
+        return self._run("relay", "relay/shadowserve-relay", where, keys)
 
-    def daemon(self, **keys: object) -> Program:
+    def daemon(self, prefix: Sequence[str] = (), **keys: object) -> Program:
         """shadowserved on the engine's host itself."""
-        where = self.engine.namespace.prefix
-        return self._run("in-host", "daemon/shadowserved", where, store=self.uri, **keys)
-
-
+        where = [*self.engine.namespace.prefix, *prefix]
+        return self._run("in-host", "daemon/shadowserved", where, {"store": self.uri, **keys})

@@ -86,8 +86,10 @@ void pair_end(struct pair *pair, int status, const char *reason, uint64_t now_ns
 	pair->deadline_ns = TIME_NEVER;
 	pair->status = status;
 	snprintf(pair->reason, sizeof(pair->reason), "%s", reason);
-	log_info("session ends engine=%s pid=%d status=%d reason=\"%s\"", pair->engine_id,
-		 (int)pair->pid, status, reason);
+	log_info("session ends engine=%s pid=%d status=%d reason=\"%s\" from_engine=%llu "
+		 "from_card=%llu",
+		 pair->engine_id, (int)pair->pid, status, reason,
+		 (unsigned long long)pair->from_engine, (unsigned long long)pair->from_card);
 	end_close(&pair->card);
 	pair_regions_revoke(pair);
 }
@@ -197,6 +199,7 @@ static void engine_messages(struct pair *pair, uint64_t now_ns)
 				     &message, &needed, error);
 		if (found != 1)
 			break;
+		pair->from_engine++;
 		found = engine_take(pair, &message, now_ns, error);
 		if (found < 0)
 			break;
@@ -340,6 +343,7 @@ static void card_messages(struct pair *pair, uint64_t now_ns)
 			found = card_take(pair, &message, now_ns, error);
 		else if (found == 0)
 			break;
+		pair->from_card++;
 		if (found < 0)
 			break;
 		start += message.bytes;

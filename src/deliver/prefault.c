@@ -100,8 +100,10 @@ static int prefault_start(struct prefault *p)
 	pthread_cond_init(&p->wake, &clock);
 	pthread_condattr_destroy(&clock);
 	err = pthread_create(&p->thread, NULL, prefault_run, p);
-	if (err == 0)
+	if (err == 0) {
+		pthread_setname_np(p->thread, "prefault");
 		return 0;
+	}
 	pthread_cond_destroy(&p->wake);
 	pthread_mutex_destroy(&p->lock);
 	return -err;

@@ -73,36 +73,51 @@ static struct ssv_layout make_layout(void)
 	return layout;
 }
 
-/* Nanoseconds that a process was on a core. */
-static uint64_t processor_ns(const char *pid)
+struct spent {
+	double user_ms;      /* in the kernel's ticks */
+	double processor_ms; /* user, system, and soft interrupts of the emulated device */
+	uint64_t wakeups;    /* of the thread that serves sessions */
+};
+
+/* The text of a file of /proc/PID. */
+static void process_read(const char *pid, const char *name, char text[4096])
 {
-	unsigned long long ns = 0;
 	char path[64];
 	FILE *file;
+	size_t n;
 
-	snprintf(path, sizeof(path), "/proc/%.16s/schedstat", pid);
+	snprintf(path, sizeof(path), "/proc/%.16s/%.16s", pid, name);
 	file = fopen(path, "re");
-	if (!file || fscanf(file, "%llu", &ns) != 1)
+	if (!file)
 		die(path, errno, "cannot be read");
+	n = fread(text, 1, 4095, file);
+	text[n] = 0;
 	fclose(file);
-	return ns;
 }
 
-/* Of these, in user mode, in the kernel's ticks. What the kernel does for the emulated device
- * (soft interrupts) is charged to whoever runs, but not here. */
-static double user_ms(const char *pid)
+/* What the kernel does for the emulated device (soft interrupts) is charged to whoever runs. */
+static struct spent spent_so_far(const char *pid)
 {
+	unsigned long long processor_ns = 0, wakeups = 0;
 	unsigned long ticks = 0;
-	char path[64];
-	FILE *file;
+	struct spent spent;
+	char text[4096], *at;
 
-	snprintf(path, sizeof(path), "/proc/%.16s/stat", pid);
-	file = fopen(path, "re");
-	if (!file || fscanf(file, "%*d (%*[^)]) %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu",
-			    &ticks) != 1)
-		die(path, errno, "cannot be read");
-	fclose(file);
-	return (double)ticks * 1e3 / (double)sysconf(_SC_CLK_TCK);
+	process_read(pid, "stat", text);
+	if (sscanf(text, "%*d (%*[^)]) %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu", &ticks) !=
+	    1)
+		die("stat", -EPROTO, text);
+	process_read(pid, "schedstat", text);
+	if (sscanf(text, "%llu", &processor_ns) != 1)
+		die("schedstat", -EPROTO, text);
+	process_read(pid, "status", text);
+	at = strstr(text, "\nvoluntary_ctxt_switches:");
+	if (!at || sscanf(at, "\nvoluntary_ctxt_switches: %llu", &wakeups) != 1)
+		die("status", -EPROTO, text);
+	spent.user_ms = (double)ticks * 1e3 / (double)sysconf(_SC_CLK_TCK);
+	spent.processor_ms = (double)processor_ns / 1e6;
+	spent.wakeups = wakeups;
+	return spent;
 }
 
 static struct ssv_completion ask(struct ssv *ssv, const struct ssv_request *request)
@@ -147,8 +162,7 @@ static void store_and_fetch(struct ssv *ssv, uint32_t region, uint8_t *memory, c
 	const struct ssv_request flush = {
 	    .op = SSV_OP_FLUSH, .user_data = 2, .deadline_ms = WAIT_MS / 2};
 	const double gb = (double)(ROUNDS * REGION) / 1e9;
-	double user, all;
-	uint64_t before;
+	struct spent before, after;
 
 	if (!kept)
 		die("memory", -ENOMEM, "");
@@ -169,8 +183,7 @@ static void store_and_fetch(struct ssv *ssv, uint32_t region, uint8_t *memory, c
 				       .blocks = blocks,
 				       .blocks_count = BLOCKS,
 				       .deadline_ms = WAIT_MS / 2};
-	before = processor_ns(relay);
-	user = user_ms(relay);
+	before = spent_so_far(relay);
 	for (uint32_t round = 0; round < ROUNDS; round++) {
 		memset(memory, 0, REGION);
 		if (ask(ssv, &request).tokens != CHUNKS * SSV_CHUNK_TOKENS)
@@ -178,11 +191,11 @@ static void store_and_fetch(struct ssv *ssv, uint32_t region, uint8_t *memory, c
 		if (memcmp(memory, kept, REGION))
 			die("FETCH", 0, "brought other bytes");
 	}
-	user = user_ms(relay) - user;
-	all = (double)(processor_ns(relay) - before) / 1e6;
-	printf("relay: %.3f GB delivered; own processor time %.0f ms (ticks), %.2f ms per GB; with "
-	       "soft interrupts %.0f ms\n",
-	       gb, user, user / gb, all);
+	after = spent_so_far(relay);
+	printf("{\"gb\": %.6f, \"fetches\": %u, \"relay_wakeups\": %llu, \"relay_user_ms\": %.0f, "
+	       "\"relay_processor_ms\": %.1f}\n",
+	       gb, ROUNDS, (unsigned long long)(after.wakeups - before.wakeups),
+	       after.user_ms - before.user_ms, after.processor_ms - before.processor_ms);
 	free(kept);
 }
 

@@ -18,5 +18,6 @@ done
 status=$?
 kill $relay $card
 wait
+grep -a 'session ends' /tmp/relay.log # how many messages passed
 [ $status = 0 ] || cat /tmp/card.log /tmp/relay.log
 exit $status

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -241,9 +242,9 @@ def certificates(folder: Path) -> dict[str, Path]:
     return {f"/tests/{name}": folder / name for name in names}
 
 
-def run_tests(build: Path) -> list[Ran]:
-    """The C tests that need a device, and a whole fetch."""
-    files = {f"/tests/{Path(test).name}": build / "tests" / test for test in TESTS}
+def run_tests(build: Path, tests: Sequence[str] = TESTS) -> list[Ran]:
+    """C tests that need a device, and a whole fetch."""
+    files = {f"/tests/{Path(test).name}": build / "tests" / test for test in tests}
     settings = "".join(f"{name}={os.environ[name]} " for name in PASSED_ON if name in os.environ)
     programs = {Path(name).name: settings + name for name in files}
     files.update({f"/tests/{Path(name).name}": build / name for name in FETCH})
