@@ -62,23 +62,25 @@ static int offer_read(const struct blob *blob, struct tcp_offer *ret_offer,
 	return 0;
 }
 
-/* Begin to connect: the worker finds out how it went when it sends. */
-static int lane_connect(struct tcp_lane *lane, const struct sockaddr_storage *address,
-			socklen_t address_bytes)
+/* Begin to connect, with the worker's first job: the relay gives a connection that says nothing
+ * little time, and HELLO leaves with that job. It finds out how it went when it sends. */
+static void lane_connect(struct tcp_lane *lane, const struct tcp_region *way)
 {
-	const int one = 1;
+	const struct sockaddr *address = (const struct sockaddr *)&way->address;
 	const unsigned int timeout_ms = USER_TIMEOUT_MS;
+	const int one = 1;
 
+	lane->begun = 1;
 	lane->fd =
-	    socket(address->ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, IPPROTO_TCP);
+	    socket(address->sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, IPPROTO_TCP);
 	if (lane->fd < 0)
-		return -errno;
+		return;
 	(void)setsockopt(lane->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
 	(void)setsockopt(lane->fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout_ms, sizeof(timeout_ms));
-	if (connect(lane->fd, (const struct sockaddr *)address, address_bytes) < 0 &&
-	    errno != EINPROGRESS)
-		return -errno;
-	return 0;
+	if (connect(lane->fd, address, way->address_bytes) == 0 || errno == EINPROGRESS)
+		return;
+	close(lane->fd);
+	lane->fd = -1;
 }
 
 static void lane_init(struct tcp_lane *lane, struct region *region, uint32_t worker,
@@ -131,17 +133,12 @@ static int tcp_attach(struct region *region, const struct ssv_region *offer,
 		return -ENOMEM;
 	}
 	region->way = way;
-	for (uint32_t i = 0; i < workers && !err; i++) {
+	way->address = address;
+	way->address_bytes = bytes;
+	way->lanes_count = workers;
+	for (uint32_t i = 0; i < workers; i++)
 		lane_init(&way->lanes[i], region, i, &read);
-		way->lanes_count++;
-		err = lane_connect(&way->lanes[i], &address, bytes);
-	}
-	if (err) {
-		snprintf(error, SSV_ERROR_TEXT_MAX, "tcp: connecting to the relay's port %u: %s",
-			 le16toh(read.port), strerror(-err));
-		tcp_detach(region);
-	}
-	return err;
+	return 0;
 }
 
 /* ---- jobs ----------------------------------------------------------------------------------- */
@@ -165,6 +162,8 @@ static void tcp_submit(struct deliver_queue *queue, struct deliver_job *job)
 		lane->next = queue->lanes[DELIVER_LANES_TCP];
 		queue->lanes[DELIVER_LANES_TCP] = lane;
 	}
+	if (!lane->begun)
+		lane_connect(lane, way);
 	deliver_queue_push(&lane->waiting, job);
 	tcp_lane_work(lane, queue);
 }

@@ -8,6 +8,8 @@
 #ifndef SSV_DELIVER_TCP_H
 #define SSV_DELIVER_TCP_H
 
+#include <sys/socket.h>
+
 #include "deliver/deliver.h"
 #include "deliver/tcp_frame.h"
 
@@ -25,8 +27,8 @@ struct tcp_flight {
 struct tcp_lane {
 	struct region *region;
 	struct tcp_lane *next; /* of the worker's lanes with jobs out */
-	int fd;                /* -1: broken */
-	uint8_t listed;
+	int fd;                /* -1: not connected */
+	uint8_t listed, begun, broken;
 	uint16_t worker;
 	uint64_t epoch;
 	uint64_t sequence;    /* of the frame begun last */
@@ -55,6 +57,8 @@ struct tcp_lane {
 
 /* What the way keeps of a region. */
 struct tcp_region {
+	struct sockaddr_storage address; /* the relay's data port */
+	socklen_t address_bytes;
 	uint32_t lanes_count;
 	struct tcp_lane lanes[]; /* by worker */
 };

@@ -41,12 +41,14 @@ static void lane_break(struct tcp_lane *lane, const char *why, struct deliver_qu
 {
 	struct deliver_job *job;
 
-	if (lane->fd >= 0) {
+	if (!lane->broken) {
 		log_warn("data connection lost worker=%u reason=\"%s\"", lane->worker, why);
 		region_sever(lane->region);
-		close(lane->fd);
-		lane->fd = -1;
+		lane->broken = 1;
 	}
+	if (lane->fd >= 0)
+		close(lane->fd);
+	lane->fd = -1;
 	for (; lane->count; lane->count--) {
 		const struct tcp_flight *flight = &lane->flights[lane->first];
 

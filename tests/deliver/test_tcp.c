@@ -162,9 +162,9 @@ static int job_against(const struct tcp_answer *words, size_t words_count,
 	liar_open(&liar);
 	job.region = region = attach(&liar.blob);
 	region->ops->open(&job);
+	region->ops->submit(&queue, &job);
 	liar.fd = accept(liar.listener, NULL, NULL);
 	assert_true(liar.fd >= 0);
-	region->ops->submit(&queue, &job);
 	tcp_rig_send(liar.fd, words, words_count * sizeof(*words));
 	if (!words_count && !later_ns)
 		close(liar.fd);
@@ -215,6 +215,22 @@ static void a_relay_that_goes_or_is_silent_ends_the_region(void **state)
 	assert_int_equal(job_against(NULL, 0, DELIVER_OUT, TCP_STALL_NS + 1), -EIO);
 }
 
+static void a_relay_that_cannot_be_reached_ends_the_region(void **state)
+{
+	struct liar liar;
+	struct region *region;
+
+	(void)state;
+	liar_open(&liar);
+	close(liar.listener);
+	region = attach(&liar.blob);
+	assert_false(region_is_severed(region));
+	assert_int_equal(blocks_move(region, 0, DELIVER_IN), -EIO);
+	assert_true(region_is_severed(region));
+	assert_int_equal(blocks_move(region, 0, DELIVER_OUT), -EIO);
+	region_detach(region);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -223,6 +239,7 @@ int main(void)
 	    cmocka_unit_test(offers_that_mean_nothing_are_refused),
 	    cmocka_unit_test(lies_of_a_relay_end_the_region),
 	    cmocka_unit_test(a_relay_that_goes_or_is_silent_ends_the_region),
+	    cmocka_unit_test(a_relay_that_cannot_be_reached_ends_the_region),
 	};
 	int failed = cmocka_run_group_tests(tests, NULL, NULL);
 

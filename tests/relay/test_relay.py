@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from daemon_rig import Engine, keys
@@ -27,4 +28,20 @@ def test_what_is_stored_through_a_relay_is_fetched_through_it(relayed: Make) -> 
     assert engine.memory.read(there) == before
     assert engine.memory.read(list(range(16, 32))) == bytes(len(before))
     assert engine.stat()["clients"][0]["peer"] == "host"
+    engine.close()
+
+
+def test_an_engine_may_be_idle_before_its_first_request(relayed: Make) -> None:
+    """Longer than the relay bears connections that say nothing; and of two workers the second
+    may have nothing to do for as long."""
+    rig = relayed(workers=2, arena="128MiB")
+    engine = Engine(rig)
+    time.sleep(3)
+    for number in range(8):  # each goes to the worker that its key chooses
+        engine.memory.fill(number, list(range(8)))
+        assert engine.do(engine.store(keys(number, 1), list(range(8)))).status == 0
+        time.sleep(0.5)
+    assert engine.flush().status == 0
+    for number in range(8):
+        assert engine.do(engine.fetch(keys(number, 1), list(range(8)))).tokens == 256
     engine.close()

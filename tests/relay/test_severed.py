@@ -98,9 +98,9 @@ def test_a_lost_data_connection_ends_the_session_without_a_completion(
     assert (receive(relay) or (0,))[0] == 2
     kind, body = receive(relay) or (0, b"")
     assert kind == 6, body
+    relay.sendall(fetch(struct.unpack_from("<I", body)[0]))
     peer, _ = listener.accept()
     peer.settimeout(SOON_S)
-    relay.sendall(fetch(struct.unpack_from("<I", body)[0]))
     ending(listener, peer)
     kind, body = receive(relay) or (0, b"")
     assert kind == 4, (kind, body)  # CLOSE, and no COMPLETION before it
