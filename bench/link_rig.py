@@ -61,7 +61,13 @@ class Load:
     """A bench_link: one command at a time, each answered by one JSON object."""
 
     def __init__(
-        self, daemon: LinkDaemon | Program, layers: int, chunks: int, batch: int, ahead: int, nodes: int = 1
+        self,
+        daemon: LinkDaemon | Program,
+        layers: int,
+        chunks: int,
+        batch: int,
+        ahead: int,
+        nodes: int = 1,
     ):
         arguments = [daemon.socket, layers, chunks, batch, ahead, nodes]
         program = [*DIES_WITH_US, *pinned(HOST), str(BUILD / "bench" / "bench_link")]

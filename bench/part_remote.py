@@ -13,6 +13,7 @@ wakeups and nothing else is counted in the guest with a software device (tests/r
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import shutil
@@ -122,7 +123,9 @@ def contenders(quick: bool) -> list[tuple[str, str, int, int]]:
     """Server, tier, chunks a prompt, prompts a run."""
     if quick:
         return [("in-host", "lossless", 2, 1), ("relay", "lossless", 2, 1)]
-    rows = [(name, tier, 8, 4) for name in ("in-host", "relay") for tier in ("lossless", "standard")]
+    rows = [
+        (name, tier, 8, 4) for name in ("in-host", "relay") for tier in ("lossless", "standard")
+    ]
     return [*rows, ("relay", "lossless", 1, 32), ("relay", "lossless", CHUNKS, 2)]
 
 
@@ -130,7 +133,9 @@ def without_model(hosts: ThreeHosts, servers: dict[str, Program], quick: bool) -
     chunks, layers, runs = (2, 8, 1) if quick else (CHUNKS, LAYERS, RUNS)
     wanted = contenders(quick)
     loads: dict[tuple[str, int], Load] = {}
-    rows = [dict(zip(("server", "tier", "chunks"), w, strict=False), runs=[]) for w in wanted]
+    rows: list[dict[str, Any]] = [
+        {"server": name, "tier": tier, "chunks": size, "runs": []} for name, tier, size, _ in wanted
+    ]
     try:
         for name, _, size, _ in wanted:
             if (name, size) not in loads:
@@ -222,8 +227,7 @@ def bare_loop(quick: bool) -> dict[str, Any]:
 
 def in_guest(quick: bool) -> dict[str, Any]:
     """Messages and wakeups of the rdma way; {"missing": why} where they were not counted."""
-    from rdma import guest
-
+    guest: Any = importlib.import_module("rdma.guest")
     if quick or not guest.CACHE.exists():
         return {"missing": "small run" if quick else "no guest here: make test-rdma makes one"}
     try:

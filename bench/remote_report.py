@@ -134,9 +134,7 @@ def guest_text(data: Row) -> str:
     text = ""
     if calls:
         count = sum(calls["calls"].values()) / calls["prompts"]
-        listed = ", ".join(
-            f"{name} {n / calls['prompts']:g}" for name, n in calls["calls"].items()
-        )
+        listed = ", ".join(f"{name} {n / calls['prompts']:g}" for name, n in calls["calls"].items())
         text += f"The control thread's system calls a prompt: {count:g} ({listed}). "
     if "missing" in guest:
         return text + f"The guest's counts are missing: {guest['missing']}.\n"
