@@ -55,29 +55,31 @@ static int pause_or_stop(struct prefault *p, uint32_t ms)
 	return stop;
 }
 
-/* Bytes from `offset` on that have pages, at most one step. */
-static uint64_t present(const struct prefault *p, uint64_t offset)
+/* Where the pages that begin at `offset` end; `offset` if there are none. The kernel walks over
+ * all of them to answer, so this is asked once a run of pages, not once a step. */
+static uint64_t present_until(const struct prefault *p, uint64_t offset)
 {
 	off_t data = lseek(p->fd, (off_t)offset, SEEK_DATA), hole;
 
 	if (data < 0 || (uint64_t)data != offset)
-		return 0;
+		return offset;
 	hole = lseek(p->fd, (off_t)offset, SEEK_HOLE);
-	if (hole < 0)
-		return 0;
-	return u64_min(u64_min((uint64_t)hole, p->bytes) - offset, STEP_BYTES);
+	return hole < 0 ? offset : u64_min((uint64_t)hole, p->bytes);
 }
 
 static void *prefault_run(void *argument)
 {
 	struct prefault *p = argument;
 	uint32_t waited_ms = 0;
-	uint64_t offset = 0;
+	uint64_t offset = 0, until = 0;
 
 	(void)setpriority(PRIO_PROCESS, 0, NICE); /* of this thread alone */
 	while (offset < p->bytes && waited_ms < PATIENCE_MS) {
-		uint64_t step = present(p, offset);
+		uint64_t step;
 
+		if (offset == until)
+			until = present_until(p, offset);
+		step = u64_min(until - offset, STEP_BYTES);
 		if (step && madvise(p->map + offset, step, MADV_POPULATE_WRITE))
 			break; /* an old kernel */
 		offset += step;
