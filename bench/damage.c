@@ -184,9 +184,9 @@ static int read_daemon(struct run *run, uint64_t n, uint32_t *ret_sum)
 	err = fetch_io_submit(&run->fetch, &key, 1, (uint32_t)n * 256, blocks, n + 1, DEADLINE_MS);
 	if (err)
 		return err;
-	err = ssv_poll(run->fetch.ssv, &completion, 1, 2 * (int)DEADLINE_MS);
-	if (err != 1)
-		return err ? err : -ETIMEDOUT;
+	err = fetch_io_wait(run->fetch.ssv, &completion, 2 * DEADLINE_MS);
+	if (err)
+		return err;
 	if (!other_blocks_are_whole(run, blocks))
 		return -EFAULT;
 	if (completion.status == 0 && completion.tokens == SSV_CHUNK_TOKENS) {

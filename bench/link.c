@@ -121,9 +121,8 @@ static void chunk_blocks(const struct load *load, uint32_t slot, uint32_t k, uin
 static struct ssv_completion wait_one(struct load *load, const char *what)
 {
 	struct ssv_completion done = {0};
-	int n = ssv_poll(load->io.ssv, &done, 1, (int)DEADLINE_MS + 5000);
 
-	need(n == 1 ? 0 : n ? n : -ETIMEDOUT, what);
+	need(fetch_io_wait(load->io.ssv, &done, DEADLINE_MS + 5000), what);
 	need(done.status, what);
 	return done;
 }

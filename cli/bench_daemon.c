@@ -114,9 +114,9 @@ static void fill_blocks(const struct fetch_io *fetch, const uint32_t *blocks, ui
 static int wait_one(struct daemon_bench *b)
 {
 	struct ssv_completion done;
-	int err = ssv_poll(b->fetch.ssv, &done, 1, (int)b->options->timeout_ms + 1000);
+	int err = fetch_io_wait(b->fetch.ssv, &done, b->options->timeout_ms + 1000);
 
-	return err == 1 ? done.status : err ? err : -ETIMEDOUT;
+	return err ? err : done.status;
 }
 
 static int store_chunk(struct daemon_bench *b, uint32_t index)
@@ -239,10 +239,9 @@ static int fetch_all(struct daemon_bench *b, struct fetch_result *r)
 	while (r->chunks < b->fetches_count && !err) {
 		struct ssv_completion done;
 
-		err = ssv_poll(b->fetch.ssv, &done, 1, (int)b->options->timeout_ms + 1000);
-		if (err != 1)
-			return err ? err : -ETIMEDOUT;
-		err = take_completion(b, &done, r);
+		err = fetch_io_wait(b->fetch.ssv, &done, b->options->timeout_ms + 1000);
+		if (!err)
+			err = take_completion(b, &done, r);
 		if (!err && b->next < b->fetches_count)
 			err = submit_next(b, (uint32_t)done.user_data);
 	}

@@ -14,6 +14,7 @@
 #include "base/clock.h"
 #include "cli.h"
 #include "daemon.h"
+#include "fetch_io.h"
 #include "store_io.h"
 
 #define REGION_BYTES 4096u
@@ -163,11 +164,9 @@ static int lookup_daemon(const struct ssv_key *keys, uint32_t count)
 	if (!err)
 		err = ssv_submit(ssv, &request, 1);
 	if (err >= 0)
-		err = ssv_poll(ssv, &completion, 1, (int)option_timeout + 1000);
-	if (err == 1)
-		err = completion.status == -ENOENT ? 0 : completion.status;
-	else if (err == 0)
-		err = -ETIMEDOUT;
+		err = fetch_io_wait(ssv, &completion, option_timeout + 1000);
+	if (!err && completion.status != -ENOENT)
+		err = completion.status;
 	if (err)
 		exit_code =
 		    cli_fail(EXIT_UNREACHABLE, "lookup: %s", error[0] ? error : strerror(-err));

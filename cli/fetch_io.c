@@ -4,10 +4,12 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "cli.h"
 
 static uint64_t block_bytes(const struct fetch_io *io, uint32_t part)
@@ -191,4 +193,18 @@ int fetch_io_flush(struct fetch_io *io, uint64_t user_data, uint32_t deadline_ms
 	    .op = SSV_OP_FLUSH, .user_data = user_data, .deadline_ms = deadline_ms};
 
 	return submit_one(io, &request);
+}
+
+int fetch_io_wait(struct ssv *ssv, struct ssv_completion *ret_completion, uint64_t timeout_ms)
+{
+	const uint64_t deadline_ns = clock_now_ns() + timeout_ms * NS_PER_MS;
+	uint64_t now_ns;
+	int n = 0;
+
+	while (n == 0 && (now_ns = clock_now_ns()) < deadline_ns) {
+		uint64_t left_ms = (deadline_ns - now_ns) / NS_PER_MS + 1;
+
+		n = ssv_poll(ssv, ret_completion, 1, (int)u64_min(left_ms, INT_MAX));
+	}
+	return n == 1 ? 0 : n ? n : -ETIMEDOUT;
 }

@@ -40,6 +40,10 @@ int fetch_io_store(struct fetch_io *io, const struct ssv_key *key, uint32_t posi
 		   const uint32_t *blocks, uint64_t user_data, uint8_t tier, uint8_t codec);
 int fetch_io_flush(struct fetch_io *io, uint64_t user_data, uint32_t deadline_ms);
 
+/* Wait for one completion, through interruptions (a stopped process goes on where it was). Returns
+ * 0, -ETIMEDOUT or what ssv_poll() says. */
+int fetch_io_wait(struct ssv *ssv, struct ssv_completion *ret_completion, uint64_t timeout_ms);
+
 /* A token's elements of one tensor (layer x parts + part) in a block. */
 uint8_t *fetch_io_token(const struct fetch_io *io, uint32_t tensor, uint32_t block, uint32_t token);
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import os
 import pty
+import signal
 import socket
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -447,3 +449,26 @@ def test_bench_fetch_of_made_up_chunks(cli: Cli, daemon: str, store: str) -> Non
     assert shaped.json["kv_bytes"] == 21 * 4 * 2**20 and shaped.json["misses"] == 0
     assert cli("bench", "fetch", "--tier", "high", "--store", store).code == 2
     assert cli("bench", "fetch", "--batch", 2, "--store", store).code == 2
+
+
+def test_bench_fetch_goes_on_after_it_was_stopped(cli: Cli, daemon: str) -> None:
+    def hits() -> int:
+        return int(cli("stat", "--socket", daemon, "--json").json["counters"]["fetch_hits"])
+
+    def await_hits(number: int) -> None:
+        deadline = time.monotonic() + 60
+        while hits() < number:
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.02)
+
+    command = [BUILD / "cli" / "shadowserve", "bench", "fetch", "--socket", daemon]
+    with subprocess.Popen([*command, "--layers", "1", "--count", "1000000"]) as process:
+        try:
+            await_hits(1)
+            for _ in range(3):
+                process.send_signal(signal.SIGSTOP)
+                os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+                process.send_signal(signal.SIGCONT)
+                await_hits(hits() + 32)
+        finally:
+            process.kill()
