@@ -50,6 +50,7 @@ SLO_TTFT_S, SLO_TPOT, SLO_SHARE = 1.0, 3.0, 0.9  # TPOT: times that of an idle e
 GIVE_UP_SHARE = 0.5  # a step that meets the SLO less often ends its series
 OUTSTANDING_MAX = 32
 DRAIN_S = 3.0
+STORING_S = 20.0  # the most that made-up chunks may take
 
 
 @dataclass(frozen=True)
@@ -289,8 +290,9 @@ class Bench:
         }
 
     def beside(self, link: float) -> dict[str, Any]:
-        """Two requests decode; windows with fetches without pause on the other core alternate with
-        windows without. The fetches are of another client of the same daemon."""
+        """Two requests decode; windows with fetches without pause on the other core lie between
+        windows without: a step takes longer the longer its text is, so each window is compared
+        with its two neighbours. The fetches are of another client of the same daemon."""
         assert self.rig.daemon
         self.rig.link(link)
         for name in ("beside", "beside2"):
@@ -299,31 +301,41 @@ class Bench:
         command = [*DIES_WITH_US, *pinned(PLANE), str(BUILD / "cli" / "shadowserve")]
         command += ["bench", "fetch", "--json", "--socket", str(self.rig.daemon.socket)]
         command += ["--tier", "standard", "--batch", "8", "--made-up", "32", "--count", "1000000"]
-        windows: dict[str, list[tuple[float, float]]] = {"with": [], "without": []}
+        spans: list[tuple[float, float]] = []
+        fetched: list[int] = []
         quiet = subprocess.DEVNULL
         with subprocess.Popen(command, stdout=quiet, stderr=quiet) as client:
             try:
-                time.sleep(1.5 if self.plan.pairs > 1 else 0.5)  # it stores what it fetches first
-                before = self._counters()
-                for _ in range(self.plan.pairs):
-                    for kind, number in (("with", signal.SIGCONT), ("without", signal.SIGSTOP)):
-                        client.send_signal(number)
-                        time.sleep(0.1)
-                        start = time.monotonic()
-                        time.sleep(self.plan.window_s)
-                        windows[kind].append((start, time.monotonic()))
-                after = self._counters()
+                self._await_fetches(client)  # it stores what it fetches first
+                for number in range(2 * self.plan.pairs + 1):
+                    client.send_signal(signal.SIGCONT if number % 2 else signal.SIGSTOP)
+                    time.sleep(0.1)
+                    before, start = self._counters()["kv_bytes"], time.monotonic()
+                    time.sleep(self.plan.window_s)
+                    spans.append((start, time.monotonic()))
+                    fetched.append(int(self._counters()["kv_bytes"] - before))
             finally:
                 client.kill()
-        fetched = after["kv_bytes"] - before["kv_bytes"]
+        if not all(fetched[1::2]):
+            raise Wrong(f"a window beside fetches had none: KV bytes {fetched[1::2]}")
         self.engine.tell(do="abort")
         times = [self.engine.hear("aborted")["times"] for _ in range(2)]
         self.engine.hear("ok")
-        answer: dict[str, Any] = {"gbit": link, "fetched_kv_bytes": fetched}
-        answer["fetched_s"] = sum(end - start for start, end in windows["with"])
-        for kind, spans in windows.items():
-            answer[kind] = [serve_report.percentiles(_gaps_in(times, span)) for span in spans]
-        return answer
+        rows = [serve_report.percentiles(_gaps_in(times, span)) for span in spans]
+        return {
+            "gbit": link,
+            "fetched_kv_bytes": fetched,
+            "window_s": [end - start for start, end in spans],
+            "with": rows[1::2],
+            "without": rows[::2],
+        }
+
+    def _await_fetches(self, client: subprocess.Popen[bytes]) -> None:
+        start, before = time.monotonic(), self._counters()["kv_bytes"]
+        while self._counters()["kv_bytes"] == before:
+            if client.poll() is not None or time.monotonic() - start > STORING_S:
+                raise Wrong("the client that fetches beside decoding requests does not fetch")
+            time.sleep(0.1)
 
     # ---- many requests -------------------------------------------------------------------------
 

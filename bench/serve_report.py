@@ -136,7 +136,7 @@ def _interference(data: dict[str, Any]) -> list[Figure]:
     rows = []
     beside = data.get("beside")
     if beside:
-        ratio = {k: pair_ratio(beside, k) for k in ("p50", "p99")}
+        ratio = {k: beside_ratio(beside, k) for k in ("p50", "p99")}
         rows.append(
             Figure(
                 "9",
@@ -202,14 +202,21 @@ def _load_figures(data: dict[str, Any]) -> list[Figure]:
     return rows
 
 
-def pair_ratio(beside: dict[str, Any], name: str) -> float:
-    pairs = zip(beside["with"], beside["without"], strict=True)
-    ratios = [a[name] / b[name] for a, b in pairs if a["n"] > 5 and b["n"] > 5]
+def beside_ratio(beside: dict[str, Any], name: str) -> float:
+    """Median over the windows with fetches of what each is of the mean of its neighbours."""
+    around = list(itertools.pairwise(beside["without"]))
+    ratios = [
+        one[name] / statistics.mean((before[name], after[name]))
+        for one, (before, after) in zip(beside["with"], around, strict=True)
+        if min(one["n"], before["n"], after["n"]) > 5
+    ]
     return statistics.median(ratios) if ratios else float("nan")
 
 
 def fetched_rate(beside: dict[str, Any]) -> float:
-    return float(beside["fetched_kv_bytes"] / beside["fetched_s"] / 1e9)
+    """GB of KV a second in the windows with fetches."""
+    bytes_with, seconds = beside["fetched_kv_bytes"][1::2], beside["window_s"][1::2]
+    return float(sum(bytes_with) / sum(seconds) / 1e9)
 
 
 def shared_step(one: dict[str, Any], other: dict[str, Any]) -> tuple[float, float] | None:
@@ -312,9 +319,10 @@ def _gap_table(data: dict[str, Any]) -> str:
     if beside:
         text += (
             f"\nFetches without pause on the other core ({fetched_rate(beside):.2f} GB/s of KV, "
-            f"link {beside['gbit']:g} Gbit/s), two requests decoding, {len(beside['with'])} pairs "
-            f"of windows: time between tokens p50 {pair_ratio(beside, 'p50'):.3f}, p99 "
-            f"{pair_ratio(beside, 'p99'):.3f} of the same without fetches.\n"
+            f"link {beside['gbit']:g} Gbit/s), two requests decoding, {len(beside['with'])} "
+            f"windows between others without: time between tokens p50 "
+            f"{beside_ratio(beside, 'p50'):.3f}, p99 {beside_ratio(beside, 'p99'):.3f} of the same "
+            "without fetches.\n"
         )
     return text
 
