@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import signal
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -20,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import serve_report
-from netns import DIES_WITH_US, why_not
+from netns import why_not
 from part import (
     CORES,
     REALTIME,
@@ -30,11 +28,10 @@ from part import (
     Skip,
     Wrong,
     model_folder,
-    pinned,
     summary,
 )
+from serve_beside import Beside
 from serve_rig import PLANE, EngineProcess, Rig, arrivals, cpu_seconds, documents
-from servers import BUILD
 
 TITLE = "vLLM behind a link"
 BUDGET_S = 720
@@ -43,14 +40,12 @@ QUICK_S = 28
 PROMPT_TOKENS = 6000
 SHARED_TOKENS = 5888  # of a document, before what is a request's own
 OWN_TOKENS, ANSWER_TOKENS = 32, 16
-ENDLESS_TOKENS = 6500
 HIT_TRIES = 3
 BLOCK = 32
 SLO_TTFT_S, SLO_TPOT, SLO_SHARE = 1.0, 3.0, 0.9  # TPOT: times that of an idle engine
 GIVE_UP_SHARE = 0.5  # a step that meets the SLO less often ends its series
 OUTSTANDING_MAX = 32
 DRAIN_S = 3.0
-STORING_S = 20.0  # the most that made-up chunks may take
 
 
 @dataclass(frozen=True)
@@ -90,7 +85,7 @@ class Plan:
     links: tuple[float, ...]
     tiers: tuple[str, ...]
     gap_runs: int
-    pairs: int  # of windows with and without fetches beside
+    windows: int  # with fetches beside, each between two without
     window_s: float
     rates: tuple[float, ...]
     step_s: float
@@ -106,8 +101,8 @@ FULL = Plan(
     links=(1, 5, 10, 20),
     tiers=("lossless", "standard", "compact", "raw"),
     gap_runs=RUNS,
-    pairs=8,
-    window_s=1.5,
+    windows=RUNS,
+    window_s=1.0,
     rates=(1, 2, 3, 4, 5, 6, 8),
     step_s=4.0,
     recompute_rates=(0.2, 0.4),
@@ -126,7 +121,7 @@ QUICK = Plan(
     links=(10,),
     tiers=("standard",),
     gap_runs=1,
-    pairs=1,
+    windows=1,
     window_s=0.5,
     rates=(2,),
     step_s=2.0,
@@ -289,54 +284,6 @@ class Bench:
             "computing_s": summary(computing),
         }
 
-    def beside(self, link: float) -> dict[str, Any]:
-        """Two requests decode; windows with fetches without pause on the other core lie between
-        windows without: a step takes longer the longer its text is, so each window is compared
-        with its two neighbours. The fetches are of another client of the same daemon."""
-        assert self.rig.daemon
-        self.rig.link(link)
-        for name in ("beside", "beside2"):
-            self.engine.add(name, ENDLESS_TOKENS)
-        time.sleep(1.0)
-        command = [*DIES_WITH_US, *pinned(PLANE), str(BUILD / "cli" / "shadowserve")]
-        command += ["bench", "fetch", "--json", "--socket", str(self.rig.daemon.socket)]
-        command += ["--tier", "standard", "--batch", "8", "--made-up", "32", "--count", "1000000"]
-        spans: list[tuple[float, float]] = []
-        fetched: list[int] = []
-        quiet = subprocess.DEVNULL
-        with subprocess.Popen(command, stdout=quiet, stderr=quiet) as client:
-            try:
-                self._await_fetches(client)  # it stores what it fetches first
-                for number in range(2 * self.plan.pairs + 1):
-                    client.send_signal(signal.SIGCONT if number % 2 else signal.SIGSTOP)
-                    time.sleep(0.1)
-                    before, start = self._counters()["kv_bytes"], time.monotonic()
-                    time.sleep(self.plan.window_s)
-                    spans.append((start, time.monotonic()))
-                    fetched.append(int(self._counters()["kv_bytes"] - before))
-            finally:
-                client.kill()
-        if not all(fetched[1::2]):
-            raise Wrong(f"a window beside fetches had none: KV bytes {fetched[1::2]}")
-        self.engine.tell(do="abort")
-        times = [self.engine.hear("aborted")["times"] for _ in range(2)]
-        self.engine.hear("ok")
-        rows = [serve_report.percentiles(_gaps_in(times, span)) for span in spans]
-        return {
-            "gbit": link,
-            "fetched_kv_bytes": fetched,
-            "window_s": [end - start for start, end in spans],
-            "with": rows[1::2],
-            "without": rows[::2],
-        }
-
-    def _await_fetches(self, client: subprocess.Popen[bytes]) -> None:
-        start, before = time.monotonic(), self._counters()["kv_bytes"]
-        while self._counters()["kv_bytes"] == before:
-            if client.poll() is not None or time.monotonic() - start > STORING_S:
-                raise Wrong("the client that fetches beside decoding requests does not fetch")
-            time.sleep(0.1)
-
     # ---- many requests -------------------------------------------------------------------------
 
     def staircase(
@@ -425,13 +372,6 @@ class Bench:
         }
 
 
-def _gaps_in(times: list[list[float]], span: tuple[float, float]) -> list[float]:
-    """Times between tokens that lie whole in a window."""
-    return [
-        b - a for one in times for a, b in itertools.pairwise(one) if a >= span[0] and b <= span[1]
-    ]
-
-
 def say(text: str) -> None:
     print(f"serve: {text}", file=sys.stderr, flush=True)
 
@@ -459,7 +399,8 @@ def measure(bench: Bench, plan: Plan) -> dict[str, Any]:
         if name == "standard":
             for way in ("local", "async", "sync"):
                 data["gaps"].append(bench.gaps(way, plan.links[0]))
-            data["beside"] = bench.beside(plan.links[-1])
+            beside = Beside(bench.rig, bench.engine, plan.windows, plan.window_s)
+            data["beside"] = beside.measure(plan.links)
             say("gaps and interference measured")
             if plan.recompute_rates:
                 data["loads"].append(bench.load(Series(name, "off", 0), limit))

@@ -185,9 +185,15 @@ static struct round run_round(struct receive *r, uint64_t bytes)
 	struct pollfd fds[CONNECTIONS_MAX];
 
 	while (r->received - from < bytes) {
+		int ready;
+
 		for (uint32_t i = 0; i < r->connections_count; i++)
 			fds[i] = (struct pollfd){.fd = r->connections[i].fd, .events = POLLIN};
-		if (poll(fds, r->connections_count, STALL_MS) <= 0)
+		ready = poll(fds, r->connections_count, STALL_MS);
+
+		if (ready < 0 && errno == EINTR)
+			continue; /* it was stopped for a while */
+		if (ready <= 0)
 			die("poll", "nothing came for 10 s");
 		for (uint32_t i = 0; i < r->connections_count; i++) {
 			struct connection *c = &r->connections[i];
