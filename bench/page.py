@@ -36,6 +36,7 @@ SECTIONS = {
     "fetch": (),
     "memory": (),
     "damage": (),
+    "remote": ("12", "13"),
 }
 HEAD = """# Benchmarks
 

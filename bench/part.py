@@ -39,7 +39,7 @@ class Wrong(Exception):
 class Figure:
     """One row of the goals' table. met: None when this run could not show it, as note says."""
 
-    number: str  # "1" .. "11", "9b"
+    number: str  # "1" .. "13", "9b"
     what: str
     goal: str
     measured: str

@@ -55,12 +55,15 @@ def same_in_guest(data: Row) -> bool | None:
 
 
 def figures(data: Row) -> list[Figure]:
-    row = control_rows(data)[-1]
+    *smaller, row = control_rows(data)
     control = per_gb(row, "control_ns", "engine_ns")
     same = same_in_guest(data)
     note = (
         f"derived: messages of prompts of {prompt_bytes(row) / 1e6:.0f} MB, timed on the `tcp` way"
     )
+    for other in reversed(smaller):
+        cost = per_gb(other, "control_ns", "engine_ns")["median"]
+        note += f"; {prompt_bytes(other) / 1e6:.0f} MB: {cost:.2f} ms"
     if same is None:
         note += "; that the `rdma` way takes as many was not counted by this run"
     ratio = bare_ratio(data)
@@ -150,11 +153,12 @@ def guest_text(data: Row) -> str:
 def vllm_table(data: Row) -> str:
     rows = data["vllm"]["rows"]
     own = summary(run["engine_ns"] / 1e6 / run["hits"] for run in rows["own cache"])
-    cells = [(NAMES["own cache"], show(own, 1), "-", "-", "-", "-")]
+    cells = [(NAMES["own cache"], show(own, 1), "-", "-", "-", "-", "-")]
     for name in ("in-host", "relay"):
         runs = rows[name]
         engine = summary(run["engine_ns"] / 1e6 / run["hits"] for run in runs)
         server = summary(run["server_ns"] / 1e6 / run["hits"] for run in runs)
+        control = summary(run["control_ns"] / 1e6 / run["hits"] for run in runs)
         more = engine["median"] - own["median"]
         gb = runs[0]["kv_bytes"] / runs[0]["hits"] / 1e9
         cells.append(
@@ -163,12 +167,14 @@ def vllm_table(data: Row) -> str:
                 show(engine, 1),
                 f"{more:+.1f}",
                 show(server, 1),
+                f"{control['median']:.2f}",
                 f"{server['median'] / gb:.0f}",
                 f"{(server['median'] + more) / gb:.0f}",
             )
         )
     head = ("hit from", "vLLM, ms a hit", "more than its own cache", "server, ms a hit")
-    return table((*head, "server, ms a GB", "both, ms a GB"), cells)
+    more_heads = ("its control thread", "server, ms a GB", "both, ms a GB")
+    return table((*head, *more_heads), cells)
 
 
 def tables(data: Row) -> str:

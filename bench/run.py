@@ -27,7 +27,7 @@ from servers import ROOT
 
 PARTS = (
     *("codec", "quality", "link", "serve", "path", "scale"),
-    *("stores", "fetch", "memory", "damage"),
+    *("stores", "fetch", "memory", "damage", "remote"),
 )
 OUT = ROOT / "build" / "bench"
 QUICK_OUT = ROOT / "build" / "bench-quick"
