@@ -104,6 +104,8 @@ int pair_register(struct pair *pair, const struct message *message, char *error)
 		return 0;
 	}
 	place->state = REGION_ASKED;
+	pair->regions_end =
+	    (uint32_t)u64_max(pair->regions_end, (uint64_t)(place - pair->regions) + 1);
 	place->id = message->id;
 	offer.memory = pair->world->way.ops->memory;
 	end_queue(&pair->card,
@@ -202,7 +204,7 @@ int pair_regions_settle(struct pair *pair)
 	const struct relay_way *way = &pair->world->way;
 	int left = 0;
 
-	for (uint32_t i = 0; i < PAIR_REGIONS_MAX; i++) {
+	for (uint32_t i = 0; i < pair->regions_end; i++) {
 		struct pair_region *place = &pair->regions[i];
 		enum grant_state state;
 

@@ -34,7 +34,9 @@ struct relay {
 	struct listener *listener;
 	int epoll, signals;
 	struct pair **pairs;
+	uint8_t *touched; /* [pairs_max]: something happened to this one */
 	uint32_t pairs_max, pairs_count;
+	int all_touched;
 	int draining;
 	uint64_t drain_deadline_ns;
 };
@@ -79,6 +81,7 @@ static void engine_take(struct relay *relay, int fd, int pidfd, pid_t pid, uint6
 		return;
 	}
 	relay->pairs_count++;
+	relay->touched[index] = 1;
 	if (pidfd >= 0)
 		(void)!watch(relay, EPOLL_CTL_ADD, pidfd, WATCH_PROCESS, index, EPOLLIN);
 }
@@ -102,13 +105,16 @@ static void engines_accept(struct relay *relay, uint64_t now_ns)
 	}
 }
 
+/* Those that something happened to or is due; sessions that only wait cost a message nothing. */
 static void pairs_settle(struct relay *relay, uint64_t now_ns)
 {
 	for (uint32_t i = 0; i < relay->pairs_max; i++) {
 		struct pair *pair = relay->pairs[i];
 
-		if (!pair)
+		if (!pair ||
+		    (!relay->all_touched && !relay->touched[i] && now_ns < pair_next_ns(pair)))
 			continue;
+		relay->touched[i] = 0;
 		pair_settle(pair, now_ns);
 		if (pair->state == PAIR_DONE) {
 			pair_destroy(pair);
@@ -119,6 +125,7 @@ static void pairs_settle(struct relay *relay, uint64_t now_ns)
 		end_watch(relay, &pair->engine, WATCH_ENGINE, i);
 		end_watch(relay, &pair->card, WATCH_CARD, i);
 	}
+	relay->all_touched = 0;
 }
 
 /* ---- the loop ------------------------------------------------------------------------------- */
@@ -136,6 +143,7 @@ static void signals_take(struct relay *relay, uint64_t now_ns)
 			 relay->pairs_count);
 		relay->drain_deadline_ns = relay->draining ? now_ns : now_ns + DRAIN_NS;
 		relay->draining = 1;
+		relay->all_touched = 1;
 		listener_stop(relay->listener);
 		for (uint32_t i = 0; i < relay->pairs_max; i++) {
 			if (relay->pairs[i])
@@ -151,6 +159,8 @@ static void event_take(struct relay *relay, const struct epoll_event *event, uin
 	enum watch what = (enum watch)(event->data.u64 >> 32);
 	struct pair *pair = what >= WATCH_ENGINE ? relay->pairs[index] : NULL;
 
+	if (pair)
+		relay->touched[index] = 1;
 	switch (what) {
 	case WATCH_LISTENER:
 		engines_accept(relay, now_ns);
@@ -160,6 +170,7 @@ static void event_take(struct relay *relay, const struct epoll_event *event, uin
 		break;
 	case WATCH_WAY:
 		relay->world->way.ops->changed(relay->world->way.way);
+		relay->all_touched = 1; /* whose grant it is is not said */
 		break;
 	case WATCH_ENGINE:
 		if (event->events & ~(uint32_t)EPOLLOUT)
@@ -235,7 +246,8 @@ int relay_run(const struct config *config, struct pair_world *world, struct list
 	int err;
 
 	relay.pairs = calloc(relay.pairs_max, sizeof(*relay.pairs));
-	err = relay.pairs ? watch_all(&relay) : -ENOMEM;
+	relay.touched = calloc(relay.pairs_max, 1);
+	err = relay.pairs && relay.touched ? watch_all(&relay) : -ENOMEM;
 	if (err)
 		snprintf(error, SSV_ERROR_TEXT_MAX * 2, "%s", strerror(-err));
 	while (!err && !(relay.draining &&
@@ -246,6 +258,7 @@ int relay_run(const struct config *config, struct pair_world *world, struct list
 	if (relay.pairs_count)
 		_exit(1);
 	free(relay.pairs);
+	free(relay.touched);
 	if (relay.epoll >= 0)
 		close(relay.epoll);
 	if (relay.signals >= 0)
