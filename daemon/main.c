@@ -8,13 +8,13 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <limits.h>
-#include <signal.h>
 #include <string.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/events.h"
 #include "base/log.h"
 #include "codec/kernels.h"
 #include "config.h"
@@ -47,18 +47,6 @@ static int failed(const struct config *config, int status, const char *text)
 }
 
 /* ---- pieces of the start -------------------------------------------------------------------- */
-
-static void signals_block(void)
-{
-	sigset_t signals;
-
-	sigemptyset(&signals);
-	sigaddset(&signals, SIGTERM);
-	sigaddset(&signals, SIGINT);
-	sigaddset(&signals, SIGHUP);
-	sigprocmask(SIG_BLOCK, &signals, NULL); /* threads inherit it; a signalfd takes them */
-	signal(SIGPIPE, SIG_IGN);
-}
 
 /* Make a folder and those above it, 0700. */
 static int folders_make(char *path)

@@ -444,16 +444,13 @@ static void wait_and_dispatch(struct server *server, int busy)
 
 static int server_watch_all(struct server *server, char *error)
 {
-	sigset_t signals;
 	int err;
 
-	sigemptyset(&signals);
-	sigaddset(&signals, SIGTERM);
-	sigaddset(&signals, SIGINT);
-	sigaddset(&signals, SIGHUP);
 	server->epoll = epoll_create1(EPOLL_CLOEXEC);
-	server->signals = signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
-	err = server->epoll < 0 || server->signals < 0 ? -errno : 0;
+	err = server->epoll < 0 ? -errno : 0;
+	server->signals = signals_open();
+	if (!err && server->signals < 0)
+		err = server->signals;
 	if (!err)
 		err =
 		    watch(server, EPOLL_CTL_ADD, server->listener->fd, WATCH_LISTENER, 0, EPOLLIN);

@@ -7,11 +7,11 @@
  */
 #include <errno.h>
 #include <sched.h>
-#include <signal.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/events.h"
 #include "base/log.h"
 #include "config.h"
 #include "relay.h"
@@ -28,18 +28,6 @@ static int failed(int status, const char *text)
 	log_error("cannot run reason=\"%s\"", text);
 	fprintf(stderr, "shadowserve-relay: %s\n", text);
 	return status;
-}
-
-static void signals_block(void)
-{
-	sigset_t signals;
-
-	sigemptyset(&signals);
-	sigaddset(&signals, SIGTERM);
-	sigaddset(&signals, SIGINT);
-	sigaddset(&signals, SIGHUP);
-	sigprocmask(SIG_BLOCK, &signals, NULL); /* threads inherit it; a signalfd takes them */
-	signal(SIGPIPE, SIG_IGN);
 }
 
 /* The card's address and both sides' certificates. */

@@ -214,16 +214,13 @@ static void wait_and_dispatch(struct relay *relay)
 static int watch_all(struct relay *relay)
 {
 	const struct relay_way *way = &relay->world->way;
-	sigset_t signals;
 	int err;
 
-	sigemptyset(&signals);
-	sigaddset(&signals, SIGTERM);
-	sigaddset(&signals, SIGINT);
-	sigaddset(&signals, SIGHUP);
 	relay->epoll = epoll_create1(EPOLL_CLOEXEC);
-	relay->signals = signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
-	err = relay->epoll < 0 || relay->signals < 0 ? -errno : 0;
+	err = relay->epoll < 0 ? -errno : 0;
+	relay->signals = signals_open();
+	if (!err && relay->signals < 0)
+		err = relay->signals;
 	if (!err)
 		err = watch(relay, EPOLL_CTL_ADD, relay->listener->fd, WATCH_LISTENER, 0, EPOLLIN);
 	if (!err)
