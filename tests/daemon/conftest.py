@@ -1,14 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The real shadowserved, driven through the library.
-
-SHADOWSERVE_BUILD names the build folder whose daemon runs. The library is loaded into Python, which
-has no sanitizer in it and runs on this machine's processor, so with a build for neither it is
-taken from build/release.
-"""
+"""The real shadowserved, driven through the library."""
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -17,17 +11,10 @@ from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
-BUILD = Path(os.environ.get("SHADOWSERVE_BUILD", ROOT / "build" / "release")).resolve()
-IS_OTHER = BUILD.name in ("asan", "tsan", "aarch64-run")
-LIBRARY_BUILD = ROOT / "build" / "release" if IS_OTHER else BUILD
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-sys.path[:0] = [str(HERE), str(ROOT / "python"), str(ROOT / "bench")]
-os.environ["SHADOWSERVE_LIBRARY"] = str(LIBRARY_BUILD / "src" / "client" / "libshadowserve.so")
-os.environ.setdefault("SHADOWSERVE_BUILD", str(BUILD))
-
-from daemon_rig import Daemon, Redis, short_folder  # noqa: E402
+import tree  # noqa: F401
+from daemon_rig import Daemon, Redis, short_folder
 
 
 @pytest.fixture

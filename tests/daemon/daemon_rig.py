@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from shadowserve import binding as ssv
 from shadowserve.binding import Axis, Completion, Digit, Layout, Op, Part, Request, Role, Tensor
@@ -55,15 +55,14 @@ def flags(keys: dict[str, object]) -> list[str]:
 
 
 class Daemon:
+    program = PROGRAM
+
     def __init__(self, folder: Path, name: str, **keys: object) -> None:
         self.socket = str(keys.pop("socket", folder / f"{name}.sock"))
         self.log = folder / f"{name}.log"
         self.prefix: list[str] = []  # what the program runs under: a namespace
         self.keys = {
-            "store": f"file:{folder}/store",
-            "arena": "64MiB",
-            "lanes": "4",
-            "captures": "8",
+            **self.defaults(folder),
             "log_level": "debug",
             "log_file": str(self.log),
             "socket": self.socket,
@@ -71,9 +70,12 @@ class Daemon:
         self.keys.update({key: str(value) for key, value in keys.items()})
         self.process: subprocess.Popen[str] | None = None
 
-    def start(self) -> Daemon:
+    def defaults(self, folder: Path) -> dict[str, str]:
+        return {"store": f"file:{folder}/store", "arena": "64MiB", "lanes": "4", "captures": "8"}
+
+    def start(self) -> Self:
         self.process = subprocess.Popen(
-            [*self.prefix, PROGRAM, *flags(dict(self.keys))],
+            [*self.prefix, self.program, *flags(dict(self.keys))],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,20 +10,10 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
-BUILD = Path(os.environ.get("SHADOWSERVE_BUILD", ROOT / "build" / "release")).resolve()
-IS_OTHER = BUILD.name in ("asan", "tsan", "aarch64-run")
-LIBRARY_BUILD = ROOT / "build" / "release" if IS_OTHER else BUILD
 
-sys.path[:0] = [
-    str(HERE),
-    str(ROOT / "tests" / "daemon"),
-    str(ROOT / "python"),
-    str(ROOT / "bench"),
-]
-os.environ["SHADOWSERVE_LIBRARY"] = str(LIBRARY_BUILD / "src" / "client" / "libshadowserve.so")
-os.environ.setdefault("SHADOWSERVE_BUILD", str(BUILD))
+sys.path[:0] = [str(HERE), str(HERE.parent / "daemon")]
 
+import tree  # noqa: E402, F401
 from daemon_rig import Daemon, short_folder  # noqa: E402
 from relay_rig import Authority, Relay, Relayed  # noqa: E402
 

@@ -6,16 +6,14 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
 from pathlib import Path
 
 from authority import Authority
-from daemon_rig import BUILD, SOON_S, Daemon, flags
+from daemon_rig import BUILD, Daemon
 
 ROOT = Path(__file__).resolve().parents[2]
 # An emulated card has its relay on this machine.
 RELAY_BUILD = ROOT / "build" / "release" if BUILD.name == "aarch64-run" else BUILD
-PROGRAM = RELAY_BUILD / "relay" / "shadowserve-relay"
 
 
 def port_of(daemon: Daemon) -> int:
@@ -27,34 +25,13 @@ def port_of(daemon: Daemon) -> int:
 class Relay(Daemon):
     """A shadowserve-relay; what an engine needs of a daemon it has as well."""
 
-    def __init__(self, folder: Path, name: str, card: str, **keys: object) -> None:
-        self.socket = str(keys.pop("socket", folder / f"{name}.sock"))
-        self.prefix: list[str] = []
-        self.log = folder / f"{name}.log"
-        self.keys = {
-            "card": card,
-            "log_level": "debug",
-            "log_file": str(self.log),
-            "socket": self.socket,
-            "data_listen": "127.0.0.1:0",
-            "call_timeout_ms": "10000",
-        }
-        self.keys.update({key: str(value) for key, value in keys.items()})
-        self.process: subprocess.Popen[str] | None = None
+    program = RELAY_BUILD / "relay" / "shadowserve-relay"
 
-    def start(self) -> Relay:
-        self.process = subprocess.Popen(
-            [*self.prefix, PROGRAM, *flags(dict(self.keys))],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert self.process.stdout
-        self.greeting = self.process.stdout.readline()
-        if not self.greeting:
-            _, errors = self.process.communicate(timeout=SOON_S)
-            raise AssertionError(f"exit {self.process.returncode}: {errors}")
-        return self
+    def __init__(self, folder: Path, name: str, card: str, **keys: object) -> None:
+        super().__init__(folder, name, card=card, **keys)
+
+    def defaults(self, folder: Path) -> dict[str, str]:
+        return {"data_listen": "127.0.0.1:0", "call_timeout_ms": "10000"}
 
     @property
     def data_port(self) -> int:
