@@ -91,6 +91,7 @@ void pair_end(struct pair *pair, int status, const char *reason, uint64_t now_ns
 		 pair->engine_id, (int)pair->pid, status, reason,
 		 (unsigned long long)pair->from_engine, (unsigned long long)pair->from_card);
 	end_close(&pair->card);
+	pair->engine.paused = 1;
 	pair_regions_revoke(pair);
 }
 
@@ -215,13 +216,14 @@ static void engine_messages(struct pair *pair, uint64_t now_ns)
 	}
 }
 
-void pair_engine_ready(struct pair *pair, uint64_t now_ns)
+void pair_engine_ready(struct pair *pair, int hung_up, uint64_t now_ns)
 {
 	char why[SSV_ERROR_TEXT_MAX];
 	int err;
 
 	if (pair->state > PAIR_OPEN) {
-		pair->engine.ended = 1; /* only hang-ups are watched for now */
+		/* A request that came meanwhile is not read: CLOSE will answer it. */
+		pair->engine.ended |= hung_up;
 		return;
 	}
 	err = end_receive(&pair->engine, why);

@@ -82,7 +82,7 @@ SSV_MUST_CHECK int pair_create(struct pair_world *world, int fd, int pidfd, pid_
 			       uint64_t now_ns, struct pair **ret_pair);
 void pair_destroy(struct pair *pair); /* takes NULL; DONE, or nothing else runs any more */
 
-void pair_engine_ready(struct pair *pair, uint64_t now_ns);
+void pair_engine_ready(struct pair *pair, int hung_up, uint64_t now_ns);
 void pair_card_ready(struct pair *pair, uint64_t now_ns);
 void pair_engine_died(struct pair *pair, uint64_t now_ns);
 void pair_end(struct pair *pair, int status, const char *reason, uint64_t now_ns);

@@ -174,7 +174,8 @@ static void event_take(struct relay *relay, const struct epoll_event *event, uin
 		break;
 	case WATCH_ENGINE:
 		if (event->events & ~(uint32_t)EPOLLOUT)
-			pair_engine_ready(pair, now_ns);
+			pair_engine_ready(pair, (event->events & (EPOLLHUP | EPOLLERR)) != 0,
+					  now_ns);
 		break;
 	case WATCH_CARD:
 		if (event->events & ~(uint32_t)EPOLLOUT)
