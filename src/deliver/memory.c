@@ -4,10 +4,12 @@
  * the engine's pages and nothing has to be moved afterwards.
  *
  * The memfd must be sealed against shrinking: a client that could shrink it could end the daemon
- * with SIGBUS.
+ * with SIGBUS. The mapping lies between pages that nobody may touch: what would be written next to
+ * it ends this process instead.
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -15,7 +17,61 @@
 #include "deliver/deliver.h"
 #include "deliver/prefault.h"
 
+#define GUARD_BYTES (2 * MIB) /* also the alignment: huge pages stay possible */
+
 extern const struct deliver_ops deliver_memory;
+
+struct memory {
+	struct prefault *prefault;
+	uint8_t *reserved; /* guard, mapping, guard */
+	uint64_t reserved_bytes;
+};
+
+/* Maps the file between guards. page is what its file system deals in. */
+static int memory_map(struct memory *memory, const struct ssv_region *offer, uint64_t page,
+		      uint8_t **ret_map)
+{
+	const uint64_t unit = page > GUARD_BYTES ? page : GUARD_BYTES;
+	uint8_t *at;
+
+	if (offer->bytes > (uint64_t)PTRDIFF_MAX - 4 * unit)
+		return -ENOMEM;
+	memory->reserved_bytes = align_up(offer->bytes, page) + 3 * unit;
+	memory->reserved = mmap(NULL, memory->reserved_bytes, PROT_NONE,
+				MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (memory->reserved == MAP_FAILED)
+		return -errno;
+	at = memory->reserved + unit;
+	at += align_up((uintptr_t)at, unit) - (uintptr_t)at;
+	*ret_map =
+	    mmap(at, offer->bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, offer->fd, 0);
+	if (*ret_map == MAP_FAILED) {
+		int err = -errno;
+
+		*ret_map = NULL;
+		munmap(memory->reserved, memory->reserved_bytes);
+		return err;
+	}
+	return 0;
+}
+
+static int memory_make(struct region *region, const struct ssv_region *offer, uint64_t page,
+		       char *error)
+{
+	struct memory *memory = calloc(1, sizeof(*memory));
+	int err = memory ? memory_map(memory, offer, page, &region->map) : -ENOMEM;
+
+	if (err) {
+		free(memory);
+		snprintf(error, SSV_ERROR_TEXT_MAX, "memfd: mapping %llu bytes failed: %s",
+			 (unsigned long long)offer->bytes, strerror(-err));
+		return err == -EACCES ? -EPERM : err;
+	}
+	(void)madvise(region->map, offer->bytes, MADV_DONTFORK);
+	memory->prefault = prefault_begin(region->map, offer->bytes, offer->fd);
+	region->way = memory;
+	return 0;
+}
 
 static int memory_attach(struct region *region, const struct ssv_region *offer,
 			 const struct deliver_owner *owner, const struct deliver_host *host,
@@ -47,25 +103,17 @@ static int memory_attach(struct region *region, const struct ssv_region *offer,
 			 (unsigned long long)st.st_size, (unsigned long long)offer->bytes);
 		return -ERANGE;
 	}
-	region->map = mmap(NULL, offer->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, offer->fd, 0);
-	if (region->map == MAP_FAILED) {
-		int err = -errno;
-
-		region->map = NULL;
-		snprintf(error, SSV_ERROR_TEXT_MAX, "memfd: mapping %llu bytes failed: %s",
-			 (unsigned long long)offer->bytes, strerror(-err));
-		return err == -EACCES ? -EPERM : err;
-	}
-	(void)madvise(region->map, offer->bytes, MADV_DONTFORK);
-	region->way = prefault_begin(region->map, offer->bytes, offer->fd);
-	return 0;
+	return memory_make(region, offer, (uint64_t)st.st_blksize, error);
 }
 
 static void memory_detach(struct region *region)
 {
-	prefault_end(region->way);
+	struct memory *memory = region->way;
+
+	prefault_end(memory->prefault);
+	munmap(memory->reserved, memory->reserved_bytes);
+	free(memory);
 	region->way = NULL;
-	munmap(region->map, region->bytes);
 	region->map = NULL;
 }
 

@@ -59,6 +59,34 @@ static void memfd_is_written_and_read_in_place(void **state)
 	munmap(memory, REGION);
 }
 
+/* What would be written next to the mapping ends in a fault: the kernel is asked to read there. */
+static void memfd_is_mapped_between_guards(void **state)
+{
+	const uint64_t mapped = align_up(REGION, 4096);
+	struct ssv_layout layout = blocks_layout();
+	struct ssv_region offer = {.memory = SSV_MEMORY_MEMFD, .bytes = REGION};
+	char error[SSV_ERROR_TEXT_MAX] = "";
+	struct region *region = NULL;
+	int pipe_fds[2];
+
+	(void)state;
+	munmap(shared_memory(&offer.fd, F_SEAL_SHRINK), REGION);
+	assert_int_equal(region_attach(&offer, &layout, &(struct deliver_owner){.pid = getpid()},
+				       NULL, &region, error),
+			 0);
+	close(offer.fd);
+	assert_int_equal(pipe(pipe_fds), 0);
+	assert_int_equal(write(pipe_fds[1], region->map, 1), 1);
+	assert_int_equal(write(pipe_fds[1], region->map + mapped - 1, 1), 1);
+	assert_int_equal(write(pipe_fds[1], region->map - 1, 1), -1);
+	assert_int_equal(errno, EFAULT);
+	assert_int_equal(write(pipe_fds[1], region->map + mapped, 1), -1);
+	assert_int_equal(errno, EFAULT);
+	close(pipe_fds[0]);
+	close(pipe_fds[1]);
+	region_detach(region);
+}
+
 static void memfd_that_could_shrink_or_is_short_is_refused(void **state)
 {
 	struct ssv_layout layout = blocks_layout();
@@ -283,6 +311,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(memfd_is_written_and_read_in_place),
+	    cmocka_unit_test(memfd_is_mapped_between_guards),
 	    cmocka_unit_test(memfd_that_could_shrink_or_is_short_is_refused),
 	    cmocka_unit_test(memfd_that_shrinks_before_its_seal_is_refused),
 	    cmocka_unit_test(another_process_is_reached_until_it_dies),
