@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The daemon's own tests once more, with a relay between it and every client."""
+"""The daemon's own tests once more, with a relay between it and every client.
+
+Not that of more requests than allowed: whether so many wait at once depends on how the card keeps
+pace with the relay, which hands them on one record after another.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,6 @@ from test_hostile import (  # noqa: F401
     test_a_message_may_come_byte_by_byte,
     test_another_protocol_is_closed,
     test_more_descriptors_than_messages_is_malformed,
-    test_more_requests_than_allowed_is_malformed,
     test_random_messages_leave_the_others_alone,
 )
 from test_life import (  # noqa: F401
