@@ -193,11 +193,16 @@ struct split_job {
  * Elements to integers: value * inverse, rounded to a multiple of 1 / FRACTIONS (nearest even),
  * then to the nearest integer (up from the middle), or INTEGER_NONE when the product is not finite
  * or beyond INTEGER_MAX either way. An inverse has 16 significant bits: a bf16's product is exact.
+ *
+ * is_shaped: what the last rounding of the same channel's token before left over, a number of
+ * 1 / FRACTIONS, is multiplied by FEEDBACK (down to a whole number) and added before that rounding.
+ * INTEGER_NONE leaves nothing, nor is there anything before the first token.
  */
 struct quantise_job {
 	struct group_view view;
 	const float *inverse; /* [64]: 1 / scale; 0 for idle channels */
 	uint8_t is_small;     /* all are finite, and none is beyond INTEGER_SMALL */
+	uint8_t is_shaped;    /* not with is_sample */
 	uint8_t is_sample; /* only tokens that sample_takes() takes, and the one before each run */
 	int16_t *integers; /* [tokens][64]: from `first` on */
 };
@@ -206,6 +211,10 @@ struct quantise_job {
 #define INTEGER_MAX   32000
 #define INTEGER_SMALL 4095
 #define FRACTIONS     128 /* of a step */
+
+/* Of what a rounding left over (-FRACTIONS / 2 .. FRACTIONS / 2 - 1), what the next token gets.
+ * With 3/8 squares of eight errors still fit 16 bits. */
+#define FEEDBACK(left) ((left)*3 >> 3)
 
 /* Choices are made from eight tokens of each 48, if there are many. */
 #define SAMPLE_TOKENS_MIN 192u
@@ -310,6 +319,7 @@ struct code_job {
 	struct pack_job pack;
 	struct measure_job measure;
 	int16_t *integers;   /* [tokens][64]: room for them */
+	uint8_t is_shaped;   /* as quantise_job's */
 	const uint8_t *next; /* two cache lines a token that will be wanted soon, or NULL */
 };
 

@@ -349,12 +349,13 @@ static int group_is_small(const struct draft *d, uint32_t group, const float inv
 
 /* The integers of a group; verbatim tokens become INTEGER_NONE. */
 static void group_integers(const struct draft *d, uint32_t group, const float inverse[LANES],
-			   int is_small)
+			   int is_small, int is_shaped)
 {
 	struct codec_scratch *s = d->scratch;
 	struct quantise_job job = {.view = draft_view(d, group),
 				   .inverse = inverse,
 				   .is_small = (uint8_t)is_small,
+				   .is_shaped = (uint8_t)is_shaped,
 				   .integers = s->integers};
 
 	d->kernels->quantise(&job);
@@ -375,7 +376,7 @@ static void sample_integers(const struct draft *d, uint32_t group, const float i
 	if (is_sampled(d->verbatim, d->tokens))
 		d->kernels->quantise(&job);
 	else
-		group_integers(d, group, inverse, is_small);
+		group_integers(d, group, inverse, is_small, 0);
 }
 
 /* Keep a group's choices where the meta is written from. */
@@ -415,8 +416,8 @@ static void group_symbols(const struct draft *d, uint32_t group, struct code_job
 		d->kernels->code(job);
 		return;
 	}
-	if (is_sampled(d->verbatim, d->tokens))
-		group_integers(d, group, job->measure.inverse, is_small);
+	if (is_sampled(d->verbatim, d->tokens) || job->is_shaped)
+		group_integers(d, group, job->measure.inverse, is_small, job->is_shaped);
 	d->kernels->pack(&job->pack);
 	d->kernels->measure(&job->measure);
 }
@@ -442,6 +443,7 @@ static int group_code(struct draft *d, uint32_t group, int want_offsets)
 			.inverse = inverse,
 			.outside = s->outside},
 	    .integers = s->integers,
+	    .is_shaped = d->part->role == SSV_ROLE_V,
 	};
 	int is_small, norm_is_known;
 

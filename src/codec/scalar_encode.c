@@ -141,9 +141,39 @@ int16_t quantise_value(float x)
 	return (int16_t)(f32_bits(x + ROUND_BIAS) / FRACTIONS - ROUND_BIAS_BITS / FRACTIONS);
 }
 
+/* The same with feedback, which is replaced by the next token's. */
+static int16_t quantise_shaped(float x, int32_t *feedback)
+{
+	uint32_t sum = f32_bits(x + ROUND_BIAS) + (uint32_t)*feedback;
+
+	*feedback = 0;
+	if (quantise_value(x) == INTEGER_NONE)
+		return INTEGER_NONE;
+	*feedback = FEEDBACK((int32_t)(sum % FRACTIONS) - FRACTIONS / 2);
+	return (int16_t)(sum / FRACTIONS - ROUND_BIAS_BITS / FRACTIONS);
+}
+
+static void quantise_all_shaped(const struct quantise_job *job)
+{
+	float values[LANES] = {0};
+	int32_t feedback[LANES] = {0};
+
+	for (uint32_t t = job->view.first; t < job->view.tokens; t++) {
+		load_row(&job->view, t, values);
+		for (uint32_t i = 0; i < LANES; i++)
+			job->integers[t * LANES + i] =
+			    quantise_shaped(values[i] * job->inverse[i], &feedback[i]);
+	}
+}
+
 void scalar_quantise(const struct quantise_job *job)
 {
 	float values[LANES] = {0};
+
+	if (job->is_shaped) {
+		quantise_all_shaped(job);
+		return;
+	}
 
 	for (uint32_t run = job->view.first; run < job->view.tokens;) {
 		uint32_t end, t = quantise_run(&job->view, job->is_sample, run, &end);
@@ -241,12 +271,13 @@ static inline float decoded_value(float x, uint8_t dtype)
 	}
 }
 
-/* bf16: the square of what rounding to an integer took, in FRACTIONS. */
-static inline uint32_t fraction_square(float value, float inverse)
+/* bf16: the square of what an integer is off, in FRACTIONS. */
+static inline uint32_t fraction_square(float value, float inverse, int16_t integer)
 {
-	int32_t fraction = (int32_t)(f32_bits(value * inverse + ROUND_BIAS) % FRACTIONS);
+	int32_t near = (int32_t)(f32_bits(value * inverse + ROUND_BIAS) - ROUND_BIAS_BITS);
+	int32_t off = near - FRACTIONS / 2 - integer * FRACTIONS;
 
-	return (uint32_t)((fraction - FRACTIONS / 2) * (fraction - FRACTIONS / 2));
+	return (uint32_t)(off * off);
 }
 
 static void measure_bf16(struct measure_job *job)
@@ -260,7 +291,8 @@ static void measure_bf16(struct measure_job *job)
 		for (uint32_t i = 0; i < job->view.lanes; i++) {
 			if (job->outside[t] >> i & 1)
 				continue;
-			square[i] += fraction_square(values[i], job->inverse[i]);
+			square[i] += fraction_square(values[i], job->inverse[i],
+						     job->integers[t * LANES + i]);
 			norm[i] += values[i] * values[i];
 		}
 		if (run_ends(&job->view, t))
@@ -329,7 +361,11 @@ void measure_fractions(struct measure_job *job, const uint32_t square[LANES],
 void scalar_code(struct code_job *job)
 {
 	struct quantise_job quantise = {
-	    .view = job->measure.view, .inverse = job->measure.inverse, .integers = job->integers};
+	    .view = job->measure.view,
+	    .inverse = job->measure.inverse,
+	    .is_shaped = job->is_shaped,
+	    .integers = job->integers,
+	};
 
 	scalar_quantise(&quantise);
 	for (uint32_t i = 0; i < job->measure.view.first * LANES; i++)

@@ -23,8 +23,8 @@
 static const uint8_t tiers[] = {SSV_TIER_LOSSLESS, SSV_TIER_STANDARD};
 
 /* CRC-32C of what each standard container decodes to, by dtype. */
-static const uint32_t standard_values[] = {0x61aa3e66, 0xd8fe8351, 0x2aa1bdb0, 0xf8e1f7b4,
-					   0x057830c2};
+static const uint32_t standard_values[] = {0x769aa0a4, 0x50aa2550, 0x4477265c, 0x407b1d2a,
+					   0xf80fd5a3};
 
 static const char *folder;
 

@@ -25,9 +25,9 @@ static const struct {
 	uint8_t tier;
 	double ratio, error_k, error_v;
 } promises[] = {
-    {SSV_TIER_LOSSLESS, 1.45, 0, 0},     {SSV_TIER_HIGH, 2.9, .025, .036},
-    {SSV_TIER_STANDARD, 3.9, .05, .105}, {SSV_TIER_COMPACT, 5.2, .10, .21},
-    {SSV_TIER_TINY, 7.5, .20, .42},
+    {SSV_TIER_LOSSLESS, 1.45, 0, 0},     {SSV_TIER_HIGH, 2.9, .025, .039},
+    {SSV_TIER_STANDARD, 3.9, .05, .112}, {SSV_TIER_COMPACT, 5.2, .10, .225},
+    {SSV_TIER_TINY, 7.5, .20, .45},
 };
 
 static uint8_t *read_elements(struct chunk_shape *ret_shape)

@@ -373,6 +373,7 @@ void avx512_pack(struct pack_job *job)
 struct code_half {
 	struct column inverse, bias;
 	__m512i last; /* the integer that the decoder has, less the middle */
+	__m512i feedback;
 	__mmask32 delta;
 	vuh error;
 	struct wide_sum error_sum;
@@ -382,9 +383,23 @@ struct code_half {
  */
 #define BIASED 0x8000
 
+/* Adds the feedback to the fractions, and what becomes whole to the integers; returns what these
+ * are off. */
+INLINE __m512i code_feedback(struct code_half *half, __m512i fraction, __m512i *n)
+{
+	__m512i sum = _mm512_add_epi16(fraction, half->feedback), left, off;
+
+	*n = _mm512_add_epi16(*n, _mm512_srai_epi16(sum, 7));
+	left = _mm512_sub_epi16(_mm512_and_si512(sum, _mm512_set1_epi16(FRACTIONS - 1)),
+				_mm512_set1_epi16(FRACTIONS / 2));
+	off = _mm512_sub_epi16(left, half->feedback);
+	half->feedback = (__m512i)FEEDBACK((vh)left);
+	return off;
+}
+
 /* One token of half a group: its symbols, as far as they are inside, BIASED. */
 INLINE __m512i code_step(struct code_half *half, const uint8_t *elements, const uint32_t r,
-			 const int has_delta, __m512i *ret_fraction)
+			 const int has_delta, const int is_shaped, __m512i *ret_fraction)
 {
 	const __m512i middle = _mm512_set1_epi16((short)(BIASED + (8 << r)));
 	struct column x = load_column(elements, SSV_DTYPE_BF16);
@@ -394,10 +409,15 @@ INLINE __m512i code_step(struct code_half *half, const uint8_t *elements, const 
 	__m512i n = _mm512_mask_mov_epi16(_mm512_srli_epi32(even, 7), 0xaaaaaaaa,
 					  _mm512_slli_epi32(odd, 9));
 	__m512i fraction = _mm512_mask_mov_epi16(even, 0xaaaaaaaa, _mm512_slli_epi32(odd, 16));
-	__m512i symbol = n;
+	__m512i symbol;
 
 	fraction = _mm512_and_si512(fraction, _mm512_set1_epi16(FRACTIONS - 1));
-	*ret_fraction = _mm512_sub_epi16(fraction, _mm512_set1_epi16(FRACTIONS / 2));
+	if (is_shaped)
+		fraction = code_feedback(half, fraction, &n);
+	else
+		fraction = _mm512_sub_epi16(fraction, _mm512_set1_epi16(FRACTIONS / 2));
+	*ret_fraction = fraction;
+	symbol = n;
 	if (has_delta) {
 		symbol = _mm512_mask_sub_epi16(n, half->delta, n, half->last);
 		half->last = _mm512_sub_epi16(n, middle);
@@ -479,7 +499,7 @@ INLINE void code_half_sum(struct code_half *half)
 }
 
 INLINE void code_rows(struct code_job *job, const uint32_t r, const int has_delta,
-		      uint32_t square[LANES])
+		      const int is_shaped, uint32_t square[LANES])
 {
 	const __m512i lanes = lane_bytes(),
 		      top = _mm512_set1_epi16((short)(BIASED + (16 << r) - 1));
@@ -500,8 +520,9 @@ INLINE void code_rows(struct code_job *job, const uint32_t r, const int has_delt
 	code_half_open(&high, job, 1, r);
 	for (uint32_t t = view->first; t < tokens; t++) {
 		__m512i fraction[2], classes;
-		__m512i a = code_step(&low, row, r, has_delta, &fraction[0]);
-		__m512i b = code_step(&high, row + VECTOR_BYTES, r, has_delta, &fraction[1]);
+		__m512i a = code_step(&low, row, r, has_delta, is_shaped, &fraction[0]);
+		__m512i b =
+		    code_step(&high, row + VECTOR_BYTES, r, has_delta, is_shaped, &fraction[1]);
 
 		if (__builtin_expect(_mm512_cmpgt_epi16_mask(_mm512_max_epi16(a, b), top), 0)) {
 			__mmask32 outside[2] = {_mm512_cmpgt_epi16_mask(a, top),
@@ -537,12 +558,14 @@ INLINE void code_rows(struct code_job *job, const uint32_t r, const int has_delt
 	wide_store(high.error_sum, square + COLUMN);
 }
 
-#define CODE_ROWS(r)                                  \
-	case r:                                       \
-		if (has_delta)                        \
-			code_rows(job, r, 1, square); \
-		else                                  \
-			code_rows(job, r, 0, square); \
+#define CODE_ROWS(r)                                     \
+	case r:                                          \
+		if (job->is_shaped)                      \
+			code_rows(job, r, 1, 1, square); \
+		else if (has_delta)                      \
+			code_rows(job, r, 1, 0, square); \
+		else                                     \
+			code_rows(job, r, 0, 0, square); \
 		break
 
 void avx512_code(struct code_job *job)

@@ -255,12 +255,48 @@ INLINE void quantise_tokens(const struct quantise_job *job, uint32_t token, uint
 	}
 }
 
+/* Half a column with feedback, which is replaced by the next token's. */
+INLINE vi shaped_integers_of(vf x, vf inverse, vi *feedback, const uint8_t dtype)
+{
+	vf product = x * inverse, bias = (vf){0} + ROUND_BIAS;
+	vi near = ((vi)product & INT32_MAX) <= LIMIT_BITS;
+	vu sum = (vu)(dtype == SSV_DTYPE_BF16 ? add_product(bias, x, inverse) : product + bias);
+	vi n;
+
+	sum += (vu)*feedback;
+	n = (vi)(sum / FRACTIONS) - ROUND_BIAS_BITS / FRACTIONS;
+	*feedback = FEEDBACK((vi)(sum % FRACTIONS) - FRACTIONS / 2) & near;
+	return (n & near) | (INTEGER_NONE & ~near);
+}
+
+INLINE void quantise_shaped(const struct quantise_job *job, const struct column *inverse,
+			    const uint8_t dtype)
+{
+	const uint8_t *row = job->view.elements + job->view.first * job->view.row_bytes;
+	vi even[COLUMNS] = {0}, odd[COLUMNS] = {0};
+
+	for (uint32_t t = job->view.first; t < job->view.tokens; t++, row += job->view.row_bytes) {
+		for (uint32_t k = 0; k < COLUMNS; k++) {
+			struct column x = load_column(row + k * COLUMN * dtype_size(dtype), dtype);
+			vi low = shaped_integers_of(x.even, inverse[k].even, &even[k], dtype);
+			vi high = shaped_integers_of(x.odd, inverse[k].odd, &odd[k], dtype);
+			vi n = (low & 0xffff) | high << 16;
+
+			memcpy(job->integers + t * LANES + k * COLUMN, &n, sizeof(n));
+		}
+	}
+}
+
 INLINE void quantise_columns(const struct quantise_job *job, const uint8_t dtype)
 {
 	struct column inverse[COLUMNS];
 
 	for (uint32_t k = 0; k < COLUMNS; k++)
 		inverse[k] = column_of(job->inverse, k);
+	if (job->is_shaped) {
+		quantise_shaped(job, inverse, dtype);
+		return;
+	}
 	for (uint32_t run = job->view.first; run < job->view.tokens;) {
 		uint32_t end, t = quantise_run(&job->view, job->is_sample, run, &end);
 
@@ -389,11 +425,12 @@ INLINE uint64_t overflow_bits(vf x)
 	return bits;
 }
 
-/* bf16: squares of what rounding to integers took. Runs of 8 tokens fit 16 bits. */
+/* bf16: squares of what integers are off. Runs of 8 tokens fit 16 bits. */
 INLINE void fraction_column(const struct measure_job *job, uint32_t column, uint32_t *square_sum)
 {
 	const struct group_view *view = &job->view;
 	const uint8_t *p = column_at(view, column, SSV_DTYPE_BF16);
+	const int16_t *n = job->integers + view->first * LANES + column * COLUMN;
 	struct column inverse = column_of(job->inverse, column);
 	struct wide_sum sum = {{0}, {0}};
 
@@ -401,13 +438,14 @@ INLINE void fraction_column(const struct measure_job *job, uint32_t column, uint
 		uint32_t end = t + 8 < view->tokens ? t + 8 : view->tokens;
 		vuh run = {0};
 
-		for (; t < end; t++, p += view->row_bytes) {
+		for (; t < end; t++, p += view->row_bytes, n += LANES) {
 			struct column x = load_column(p, SSV_DTYPE_BF16);
 			vu even = (vu)(x.even * inverse.even + ROUND_BIAS);
 			vu odd = (vu)(x.odd * inverse.odd + ROUND_BIAS);
-			vuh e = (vuh)((even & (FRACTIONS - 1)) | (odd & (FRACTIONS - 1)) << 16);
+			/* the bias itself, but for its half, is 0 in 16 bits */
+			vuh e = (vuh)((even & 0xffff) | odd << 16);
 
-			e -= FRACTIONS / 2;
+			e -= (vuh)load_vector(n) * FRACTIONS + FRACTIONS / 2;
 			if (__builtin_expect(job->outside[t] != 0, 0)) {
 				vi in = (inside_mask(job->outside[t], column, 0) & 0xffff) |
 					inside_mask(job->outside[t], column, 1) << 16;
