@@ -560,8 +560,10 @@ INLINE void code_rows(struct code_job *job, const uint32_t r, const int has_delt
 
 #define CODE_ROWS(r)                                     \
 	case r:                                          \
-		if (job->is_shaped)                      \
+		if (job->is_shaped && has_delta)         \
 			code_rows(job, r, 1, 1, square); \
+		else if (job->is_shaped)                 \
+			code_rows(job, r, 0, 1, square); \
 		else if (has_delta)                      \
 			code_rows(job, r, 1, 0, square); \
 		else                                     \
