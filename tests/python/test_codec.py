@@ -67,7 +67,8 @@ def test_steps_are_scale_times_weight(elements: ctypes.Array[ctypes.c_uint16]) -
                     for token in range(256)
                     for channel in range(64)
                 ]
-                assert 0.9 * half_step < max(own) < 1.1 * half_step
+                most = half_step * (1, 1.375)[part]  # V: shaped, 3/8 of the last error more
+                assert 0.9 * most < max(own) < 1.1 * most
 
 
 def test_factors_change_the_step_of_a_channel(elements: ctypes.Array[ctypes.c_uint16]) -> None:
