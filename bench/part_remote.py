@@ -231,7 +231,7 @@ def in_guest(quick: bool) -> dict[str, Any]:
     if quick or not guest.CACHE.exists():
         return {"missing": "small run" if quick else "no guest here: make test-rdma makes one"}
     try:
-        (ran,) = guest.run_tests(BUILD, ())
+        (ran,) = guest.run_tests(BUILD, (), ())
     except guest.Missing as missing:
         return {"missing": str(missing)}
     counted = re.search(r"^\{.*\}$", ran.output, re.MULTILINE)

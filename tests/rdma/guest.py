@@ -5,7 +5,7 @@ the kernels of many machines lack.
 The guest is the distribution's kernel package, unpacked and not installed, and a memory file
 system of busybox, the programs and the libraries that they need. It is emulated (no KVM), so it
 shows that things work, not how fast. Kernel and modules are kept in build/rdma.
-Nothing here needs root. Missing says what is not there.
+Nothing here needs root. Missing says what is not there. The limit grows with SSV_ROUNDS.
 usage: guest.py [BUILD]: the tests of that build folder (build/release); SSV_SEED, SSV_ROUNDS
 """
 
@@ -34,6 +34,7 @@ TOOLS = ("ip", "rdma")
 TESTS = ("deliver/test_rdma", "deliver/test_rdma_kill")
 FETCH = ("daemon/shadowserved", "relay/shadowserve-relay", "tests/rdma/test_rdma_fetch")
 LIMIT_S = 420
+KILLS = ("card", "relay", "store", "link", "engine")
 PASSED_ON = ("SSV_SEED", "SSV_ROUNDS")
 BOOT_S = 60
 
@@ -155,7 +156,8 @@ def tree_make(tree: Path, programs: dict[str, str], files: dict[str, Path]) -> N
     wanted[str(driver)] = driver
     for name in TOOLS:
         wanted[f"/sbin/{name}"] = tool(name)
-    needed = {library for source in wanted.values() for library in libraries(source)}
+    linked = [source for source in wanted.values() if source.suffix != ".py"]
+    needed = {library for source in linked for library in libraries(source)}
     wanted.update({str(library): library for library in needed})
     for place in ("proc", "sys", "dev", "etc", "bin", "sbin"):
         (tree / place).mkdir(parents=True, exist_ok=True)
@@ -242,8 +244,35 @@ def certificates(folder: Path) -> dict[str, Path]:
     return {f"/tests/{name}": folder / name for name in names}
 
 
-def run_tests(build: Path, tests: Sequence[str] = TESTS) -> list[Ran]:
-    """C tests that need a device, and a whole fetch."""
+def python_files(build: Path) -> tuple[dict[str, Path], str]:
+    """What kills.py needs to run in the guest, and the command that runs it there: the interpreter
+    and what it imports, programs in a build folder, Redis."""
+    folders = [ROOT / place for place in ("tests/rdma", "tests/relay", "tests/daemon", "python")]
+    folders.append(ROOT / "bench")
+    library = "src/client/libshadowserve.so"
+    interpreter = Path(sys.executable).resolve()
+    loaded = "import sys, kills, encodings.idna, encodings.latin_1\n"
+    loaded += "print(*(m.__file__ for m in sys.modules.values() if getattr(m, '__file__', 0)))"
+    there = Path("/build") / build.name
+    path = os.pathsep.join(str(folder) for folder in folders)
+    found = subprocess.run(
+        [interpreter, "-S", "-c", loaded],
+        env={**os.environ, "SHADOWSERVE_BUILD": str(build), "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    files = {name: Path(name) for name in found.stdout.split()}
+    for name in (*FETCH[:2], library):
+        files[str(there / name)] = build / name
+    files[str(interpreter)] = interpreter
+    files["/bin/redis-server"] = tool("redis-server")
+    settings = f"PYTHONPATH={path} SHADOWSERVE_BUILD={there} SHADOWSERVE_LIBRARY={there / library}"
+    return files, f"{settings} {interpreter} -S {folders[0] / 'kills.py'}"
+
+
+def run_tests(build: Path, tests: Sequence[str] = TESTS, kills: Sequence[str] = KILLS) -> list[Ran]:
+    """C tests that need a device, a whole fetch, and the death of parties."""
     files = {f"/tests/{Path(test).name}": build / "tests" / test for test in tests}
     settings = "".join(f"{name}={os.environ[name]} " for name in PASSED_ON if name in os.environ)
     programs = {Path(name).name: settings + name for name in files}
@@ -251,7 +280,11 @@ def run_tests(build: Path, tests: Sequence[str] = TESTS) -> list[Ran]:
     files.update(certificates(CACHE / "certificates"))
     files["/tests/fetch.sh"] = HERE / "fetch.sh"
     programs["test_rdma_fetch"] = "sh /tests/fetch.sh"
-    ran, said = run(programs, files, LIMIT_S)
+    needed, command = python_files(build)
+    files.update(needed)
+    programs.update({f"kills-{victim}": f"{settings}{command} {victim}" for victim in kills})
+    rounds = int(os.environ.get("SSV_ROUNDS", "10"))
+    ran, said = run(programs, files, LIMIT_S * max(1, rounds // 10))
     (CACHE / "guest.log").write_text(said)
     return ran
 
