@@ -26,6 +26,7 @@
 #define EVENTS_A_ROUND  64
 #define DRAIN_LOOK_NS   (20 * NS_PER_MS) /* puts end without an event */
 #define ACCEPTS_A_ROUND 64
+#define HUNG_UP         ((uint32_t)EPOLLHUP | (uint32_t)EPOLLERR)
 #define GUESTS_MAX      16 /* connections that have not said HELLO, beyond config->sessions */
 #define STRANGERS_MAX   8  /* of them from other machines: engines of this one still get in */
 
@@ -431,7 +432,8 @@ static void wait_and_dispatch(struct server *server, int busy)
 			break; /* plane_step() takes it back */
 		case WATCH_SESSION:
 			if (events[i].events & ~(uint32_t)EPOLLOUT)
-				session_receive(server->slots[index].session, now_ns);
+				session_receive(server->slots[index].session,
+						(events[i].events & HUNG_UP) != 0, now_ns);
 			break;
 		case WATCH_PROCESS:
 			epoll_ctl(server->epoll, EPOLL_CTL_DEL,

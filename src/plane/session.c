@@ -252,12 +252,12 @@ static void session_read(struct session *session, uint64_t now_ns)
 	}
 }
 
-void session_receive(struct session *session, uint64_t now_ns)
+void session_receive(struct session *session, int hung_up, uint64_t now_ns)
 {
 	if (session->state > SESSION_OPEN) {
-		/* Only hang-ups are watched for now. */
-		session->peer_gone = 1;
-		if (session->state == SESSION_LEAVING)
+		/* What it sent before it could know is not the end: it is still to be told. */
+		session->peer_gone |= hung_up;
+		if (session->peer_gone && session->state == SESSION_LEAVING)
 			session->state = SESSION_DONE;
 		return;
 	}

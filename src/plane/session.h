@@ -60,8 +60,9 @@ SSV_MUST_CHECK int session_create(struct session_world *world, struct stream *st
 				  pid_t peer_pid, uint64_t now_ns, struct session **ret_session);
 void session_destroy(struct session *session); /* takes NULL; DONE, or the plane is gone */
 
-/* The socket is readable: read and deal with a bounded amount. */
-void session_receive(struct session *session, uint64_t now_ns);
+/* The socket is readable, or nobody is at its other end (hung_up): read and deal with a bounded
+ * amount. */
+void session_receive(struct session *session, int hung_up, uint64_t now_ns);
 /* Send what the socket takes of what is queued. Call after events were handed in. */
 void session_flush(struct session *session, uint64_t now_ns);
 /* Deadlines of greeting and leaving. */

@@ -108,6 +108,21 @@ def test_a_read_only_folder_is_named(small_disk: Path, folder: Path) -> None:
 # ---- signals -------------------------------------------------------------------------------------
 
 
+def test_a_client_that_speaks_while_the_daemon_ends_is_told(start: Start) -> None:
+    """A question that came in the same moment is no hang-up."""
+    daemon = start()
+    client = RawClient(daemon)
+    client.hello()
+    assert client.receive() is not None
+    daemon.signal(signal.SIGSTOP)  # so that it finds both at once, the signal first
+    daemon.signal(signal.SIGTERM)
+    client.send(11, 7, b"")
+    daemon.signal(signal.SIGCONT)
+    assert "shutting down" in (client.close_reason() or "")
+    assert daemon.wait() == 0
+    client.close()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_drains_and_ends_with_0(start: Start, number: int) -> None:
     daemon = start()
