@@ -168,15 +168,15 @@ void listener_close(struct listener *listener)
 
 /* ---- connections ---------------------------------------------------------------------------- */
 
-void listener_shed(struct listener *listener)
+void listener_shed(struct listener *listener, int fd)
 {
-	int fd;
+	int peer;
 
 	if (listener->spare >= 0)
 		close(listener->spare);
-	fd = accept4(listener->fd, NULL, NULL, SOCK_CLOEXEC);
-	if (fd >= 0)
-		close(fd);
+	peer = accept4(fd, NULL, NULL, SOCK_CLOEXEC);
+	if (peer >= 0)
+		close(peer);
 	listener->spare = open("/dev/null", O_RDONLY | O_CLOEXEC);
 }
 

@@ -40,9 +40,9 @@ void listener_close(struct listener *listener);
 /* Next connection: its descriptor, non-blocking; -EAGAIN none; -EACCES refused for its uid. */
 SSV_MUST_CHECK int listener_accept(struct listener *listener, pid_t *ret_pid, int *ret_pidfd);
 
-/* Accept and close one connection although no descriptor is left: otherwise it would stay in the
- * queue and wake the loop for ever. */
-void listener_shed(struct listener *listener);
+/* Accept and close one connection of `fd`, this listener's or another's, although no descriptor is
+ * left: otherwise it would stay in the queue and wake the loop for ever. */
+void listener_shed(struct listener *listener, int fd);
 
 /* 0 when somebody accepts connections at path; *ret_pid: who. */
 SSV_MUST_CHECK int listener_probe(const char *path, pid_t *ret_pid);

@@ -41,7 +41,6 @@ int listener_tls_open(struct listener_tls *listener, const struct config *config
 		err = listener->fd < 0 ? listener->fd : -errno;
 		snprintf(error, SSV_ERROR_TEXT_MAX * 2, "listen_tls: %.200s: %s",
 			 config->listen_tls, strerror(-err));
-		listener->fd = -1;
 		listener_tls_close(listener);
 		return err;
 	}

@@ -145,7 +145,7 @@ static void connections_accept(struct server *server, uint64_t now_ns)
 		if (fd == -EMFILE || fd == -ENFILE) {
 			server->refused++;
 			log_error("connection refused reason=\"%s\"", strerror(-fd));
-			listener_shed(server->listener);
+			listener_shed(server->listener, server->listener->fd);
 		}
 		if (fd != -EACCES && fd != -EINTR && fd != -ECONNABORTED)
 			break;
@@ -172,8 +172,11 @@ static void relays_accept(struct server *server, uint64_t now_ns)
 		struct stream *stream;
 		int err = listener_tls_accept(server->listener_tls, &stream);
 
-		if (err == -EMFILE || err == -ENFILE)
+		if (err == -EMFILE || err == -ENFILE) {
+			server->refused++;
 			log_error("connection refused reason=\"%s\"", strerror(-err));
+			listener_shed(server->listener, server->listener_tls->fd);
+		}
 		if (err == -EINTR || err == -ECONNABORTED)
 			continue;
 		if (err)

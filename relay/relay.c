@@ -99,7 +99,7 @@ static void engines_accept(struct relay *relay, uint64_t now_ns)
 			continue;
 		}
 		if (fd == -EMFILE || fd == -ENFILE)
-			listener_shed(relay->listener);
+			listener_shed(relay->listener, relay->listener->fd);
 		if (fd != -EACCES && fd != -EINTR && fd != -ECONNABORTED)
 			break;
 	}

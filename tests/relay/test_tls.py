@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import random
 import re
+import resource
 import socket
 import ssl
 import struct
@@ -18,6 +19,7 @@ from typing import Any
 import pytest
 from daemon_rig import BUILD, SOON_S, Daemon, Engine, flags, key, keys, message, wait_until
 from relay_rig import Authority, Relay, Relayed, port_of
+from test_life import lowest_free_descriptor
 
 Make = Callable[..., Relayed]
 HELLO = b"ssv-kv\r\n" + struct.pack("<HHIII", 1, 1, 0, 1, 0) + b"raw".ljust(64, b"\0")
@@ -82,6 +84,25 @@ def test_a_session_over_tls_is_served(card: Daemon, authority: Authority) -> Non
     assert b'"peer":"host"' in status[1].replace(b" ", b"")
     peer.close()
     Engine(card).close()  # engines of the card's machine are served beside it
+
+
+def test_a_card_without_a_free_descriptor_closes_connections(
+    card: Daemon, authority: Authority
+) -> None:
+    """It neither keeps them waiting nor wakes for them again and again."""
+    limits = resource.prlimit(card.pid, resource.RLIMIT_NOFILE)
+    held = lowest_free_descriptor(card)
+    resource.prlimit(card.pid, resource.RLIMIT_NOFILE, (held, limits[1]))
+    for _ in range(3):
+        peer = connect(card)
+        assert is_closed(peer)
+        peer.close()
+    assert card.log_text().count("Too many open files") == 3  # and not without end
+    resource.prlimit(card.pid, resource.RLIMIT_NOFILE, limits)
+    peer = secure(card, authority.sign("host"), authority)
+    peer.sendall(message(1, 7, HELLO))
+    assert receive(peer)
+    peer.close()
 
 
 def lookups(count: int, chunks: int) -> list[bytes]:
