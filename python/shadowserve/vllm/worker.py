@@ -30,7 +30,8 @@ from shadowserve.vllm.stats import ShadowServeStats
 from shadowserve.vllm.support import Served
 
 GRACE_S = 1.0  # after a deadline, before the daemon counts as silent
-IDLE_POLL_MS = 1
+IDLE_POLL_MS, IDLE_POLL_MAX_MS = 1, 5
+IDLE_POLL_SHARE = 0.25  # of the wait so far: empty steps cost the engine's host more than messages
 SHUTDOWN_S = 5.0
 
 
@@ -81,6 +82,7 @@ class Worker:
         self._bad_blocks: set[int] = set()
         self._reports = Reports()
         self._idle = False
+        self._idle_since: float | None = None
         self.stats = ShadowServeStats()
 
     # ---- memory ----------------------------------------------------------------------------------
@@ -217,13 +219,25 @@ class Worker:
             if isinstance(order, Load) and order.request_id in finished_requests:
                 flight.cancelled = True
                 self._cancel(number)
-        self._poll(IDLE_POLL_MS if self._idle and self._flights else 0)
+        self._poll(self._patience_ms())
         now = time.monotonic()
         for flight in self._flights.values():
             if now > flight.give_up_at and not flight.given_up:
                 self._give_up(flight)
         results, self._results = self._results, Results()
         return results
+
+    def _patience_ms(self) -> int:
+        """How long a step that computes nothing waits for a completion, which ends it at once. A
+        request that arrives meanwhile is late by so much."""
+        now = time.monotonic()
+        if not self._idle or not self._flights:
+            self._idle_since = None
+            return 0
+        if self._idle_since is None:
+            self._idle_since = now
+        waited_ms = (now - self._idle_since) * 1e3
+        return max(IDLE_POLL_MS, min(IDLE_POLL_MAX_MS, int(waited_ms * IDLE_POLL_SHARE)))
 
     def _cancel(self, target: int) -> None:
         self._way.submit([binding.Request(Op.CANCEL, next(self._numbers), target=target)])
