@@ -28,7 +28,7 @@ from typing import Any
 import netns
 import remote_report
 from link_rig import Load
-from part import CORES, RUNS, Figure, Skip, Wrong, model_folder, pinned, run_json
+from part import CORES, REALTIME, RUNS, Figure, Skip, Wrong, model_folder, pinned, run_json
 from serve_rig import EngineProcess, documents
 from servers import BUILD, ROOT
 from three_hosts import Program, ThreeHosts
@@ -221,7 +221,9 @@ def with_vllm(hosts: ThreeHosts, card: Program) -> dict[str, Any]:
 def bare_loop(quick: bool) -> dict[str, Any]:
     rounds, mib = (1, 64) if quick else (3 * RUNS, 512)
     program = BUILD / "bench" / "bench_relay"
-    result: dict[str, Any] = run_json(program, str(mib), str(rounds), str(HOST), str(OTHERS))
+    result: dict[str, Any] = run_json(
+        *REALTIME, program, str(mib), str(rounds), str(HOST), str(OTHERS)
+    )
     return result
 
 
@@ -247,7 +249,8 @@ def run(out: Path, quick: bool) -> dict[str, Any]:
         raise Skip(reason)
     if len(CORES) < 2:
         raise Skip("needs two cores: one is the engine's host")
-    data: dict[str, Any] = {"gbit": GBIT, "bare": bare_loop(quick), "guest": in_guest(quick)}
+    data: dict[str, Any] = {"gbit": GBIT, "realtime": bool(REALTIME)}
+    data.update(bare=bare_loop(quick), guest=in_guest(quick))
     with ExitStack() as stack:
         hosts = ThreeHosts(stack, out, GBIT, pinned(OTHERS))
         card = hosts.card(pinned(OTHERS), cores=OTHERS, arena="1GiB", tier="lossless")

@@ -185,8 +185,11 @@ def tables(data: Row) -> str:
         "processor time (user and system) on the engine's host for each GB of KV delivered, the "
         f"engine being one without a model; median of {runs} runs, contenders in turn. Soft "
         "interrupts of a veth pair fall to the sender, so a real network card's come on top, for "
-        "the daemon's compressed bytes as for the relay's.\n\n" + host_table(data)
+        "the daemon's compressed bytes as for the relay's."
     )
+    if data.get("realtime"):
+        text += " All of it ran in a real-time class, beside other work."
+    text += "\n\n" + host_table(data)
     text += (
         "\n**Way `rdma`.** The host's share is the messages of a prompt: LOOKUP, FETCH and their "
         "completions. What they cost the relay's first thread and the engine, timed on the `tcp` "
