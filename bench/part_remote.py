@@ -237,11 +237,12 @@ def in_guest(quick: bool) -> dict[str, Any]:
     except guest.Missing as missing:
         return {"missing": str(missing)}
     counted = re.search(r"^\{.*\}$", ran.output, re.MULTILINE)
-    passed = re.search(r"session ends .*from_engine=(\d+) from_card=(\d+)", ran.output)
+    passed = re.search(r"session ends .*from_engine=(\d+) from_card=(\d+) asked=(\d+)", ran.output)
     if ran.status != 0 or not counted or not passed:
         raise Wrong(f"the guest's fetch: status {ran.status}\n{ran.output[-2000:]}")
     answer: dict[str, Any] = json.loads(counted[0])
-    return {**answer, "from_engine": int(passed[1]), "from_card": int(passed[2])}
+    names = ("from_engine", "from_card", "asked")
+    return {**answer, **{name: int(passed[i + 1]) for i, name in enumerate(names)}}
 
 
 def run(out: Path, quick: bool) -> dict[str, Any]:

@@ -87,9 +87,10 @@ void pair_end(struct pair *pair, int status, const char *reason, uint64_t now_ns
 	pair->status = status;
 	snprintf(pair->reason, sizeof(pair->reason), "%s", reason);
 	log_info("session ends engine=%s pid=%d status=%d reason=\"%s\" from_engine=%llu "
-		 "from_card=%llu",
+		 "from_card=%llu asked=%llu",
 		 pair->engine_id, (int)pair->pid, status, reason,
-		 (unsigned long long)pair->from_engine, (unsigned long long)pair->from_card);
+		 (unsigned long long)pair->from_engine, (unsigned long long)pair->from_card,
+		 (unsigned long long)pair->asked);
 	end_close(&pair->card);
 	pair->engine.paused = 1;
 	pair_regions_revoke(pair);
@@ -396,6 +397,7 @@ static void card_watch(struct pair *pair, uint64_t now_ns)
 		card_lost(pair, "no word from it while requests wait", now_ns);
 	} else if (!pair->asked_ns && end_room(&pair->card) >= 64) {
 		pair->asked_ns = now_ns;
+		pair->asked++;
 		end_queue(&pair->card,
 			  message_encode_trace(end_reserve(&pair->card), end_room(&pair->card),
 					       PING_ID, UINT32_MAX, 0));

@@ -70,8 +70,9 @@ struct pair {
 	uint64_t hello_id;
 	uint64_t heard_ns, asked_ns; /* the card: last heard; last asked whether it lives, or 0 */
 	uint32_t waiting;            /* questions and requests that it has to answer */
-	uint64_t from_engine, from_card; /* messages, for the log */
-	uint32_t regions_end;            /* all regions from this one on are free */
+	/* For the log: messages, and times that the card was asked whether it lives. */
+	uint64_t from_engine, from_card, asked;
+	uint32_t regions_end; /* all regions from this one on are free */
 	struct pair_region regions[PAIR_REGIONS_MAX];
 	int status;
 	char reason[SSV_ERROR_TEXT_MAX];
