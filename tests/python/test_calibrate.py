@@ -28,23 +28,42 @@ def test_bound_lies_above_the_ratio_and_is_wider_where_documents_differ():
 
 
 @pytest.mark.parametrize("slope", [1.2, 2.0, 3.0])
-@pytest.mark.parametrize("first", [0.02, 0.5, 9.0])
-def test_the_scale_found_is_the_coarsest_that_holds_about(slope, first):
-    tried = []
+@pytest.mark.parametrize("place", [0.006, 0.7, 9.0])
+def test_the_scale_found_is_the_coarsest_that_holds(slope, place):
+    def found(scale):
+        return (scale / place) ** slope
 
-    def evaluate(scale):
-        tried.append(scale)
-        return (scale / 0.7) ** slope
-
-    scale, found = search.find_scale(first, evaluate)
-    assert found <= 1
-    assert scale in tried
-    assert scale > 0.7 * 0.8
+    points = {scale: found(scale) for scale in search.GRID}
+    for _ in range(search.GRID_MORE):
+        if (more := search.bracket(points)) is not None:
+            points[more] = found(more)
+    assert search.bracket(points) is None
+    assert search.crossing(points) == pytest.approx(place, rel=1e-6)
 
 
-def test_no_scale_is_an_error_and_ends():
+def test_no_scale_is_an_error():
     with pytest.raises(ValueError, match="no step keeps the promise"):
-        search.find_scale(1.0, lambda scale: 2.0)
+        search.crossing({0.1: 2.0, 0.2: 3.0})
+    assert search.crossing({0.1: 0.2, 0.2: 0.4}) == pytest.approx(0.2)
+
+
+def damage_of(kl_of_documents):
+    found = search.Damage()
+    for kl in kl_of_documents:
+        found.kl.setdefault(256, []).append(torch.full((64,), kl, dtype=torch.float64))
+        found.same_top.setdefault(256, []).append(1.0)
+        found.ratios.append(4.0)
+    return found
+
+
+def test_a_kind_of_text_that_is_worse_than_the_others_counts():
+    theirs = {"FP8": damage_of([1e-3] * 6)}
+    ours = damage_of([0.3e-3, 0.3e-3, 0.3e-3, 0.3e-3, 0.6e-3, 0.6e-3])
+    kinds = [0, 0, 1, 1, 2, 2]
+    assert search.unlike("standard", ours, theirs, kinds) == pytest.approx(1.5)
+    assert search.unlike("standard", damage_of([1e-4] * 6), theirs, kinds) == 1
+    assert search.used("standard", ours, theirs, kinds) >= 0.6 / search.MARGIN - 1e-9
+    assert ours.of([4, 5]).means(256).tolist() == pytest.approx([0.6e-3, 0.6e-3])
 
 
 def test_a_promise_is_judged_by_its_worst_length():
@@ -86,6 +105,7 @@ def test_a_text_is_dealt_into_splits_that_share_nothing(tmp_path):
     file.write_text("".join(chr(33 + i % 90) for i in range(1000)) + "\n\f\n" + "x" * 500)
     found = texts.read(file, Letters(), [1], 101, (2, 5, 5))
     assert [len(s) for s in (found.sensitivity, found.scale, found.test)] == [2, 5, 5]
+    assert len(found.kinds) == 5 and set(found.kinds) == {0, 1, 2}
     documents = [*found.sensitivity, *found.scale, *found.test]
     assert all(len(document) == 101 and document[0] == 1 for document in documents)
     again = texts.read(file, Letters(), [1], 101, (2, 5, 5))
@@ -114,5 +134,6 @@ def test_a_written_profile_is_json_again():
 
 
 def test_scales_are_chosen_with_a_margin():
-    kept = {256: search.Kept(ratio=0.5, bound=0.7, p99=0.5)}
-    assert search.worst(kept) <= 1 < search.used(kept)
+    ours, theirs = damage_of([0.95e-3] * 4), {"FP8": damage_of([1e-3] * 4)}
+    assert search.worst(search.kept("standard", ours, theirs)) <= 1
+    assert search.used("standard", ours, theirs, [0] * 4) > 1

@@ -14,32 +14,32 @@ import torch
 from shadowserve.calibrate import sensitivity
 from shadowserve.calibrate.measure import Bench, Sample, Tick
 from shadowserve.calibrate.search import (
-    AIM,
+    GRID,
+    GRID_MORE,
     PROMISES,
     TIERS,
     Damage,
-    find_scale,
-    interpolate,
+    bracket,
+    crossing,
     kept,
     used,
+    worst,
 )
 from shadowserve.calibrate.sensitivity import Weights
 from shadowserve.calibrate.texts import Splits
 
-CURVE = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)  # scales of the picture's curve, and where to start from
-CURVE_DOCUMENTS = 2
+FEW = 2  # documents of the picture's other curves
 CHANNELS_PAY = 0.02  # bits of an element that factors must save at least, at equal KL
 PICTURE_REFERENCES = ("FP8", "int8", "int4", "CacheGen")
-SCALE_EVALUATIONS = 2.5  # of a tier, about
 TIGHTENINGS = 4
+TIGHT = 0.97  # of the promise, where the test asks for finer steps
 
 
 @dataclass
 class Result:
     weights: Weights
     scales: dict[str, float]
-    scale_split: dict[str, Damage]  # tiers and references
-    test_split: dict[str, Damage]
+    test_split: dict[str, Damage]  # tiers and references
     curve: list[tuple[float, Damage]]  # of calibrated steps, few documents
     uniform: dict[str, Damage]  # likewise
     others: dict[str, Damage]  # likewise, entropy coded where it has a coder
@@ -49,17 +49,15 @@ class Result:
 
 def work(splits: Splits, lengths: list[int]) -> float:
     """Documents that are evaluated or prepared, about: what the progress bar counts."""
-    scale, test, few = len(splits.scale), len(splits.test), CURVE_DOCUMENTS
-    evaluations = 2 + SCALE_EVALUATIONS * len(TIERS)
-    prepared = 3.0 * (len(splits.sensitivity) + scale + test)
-    shown = few * (len(CURVE) + 2 + len(TIERS) + len(PICTURE_REFERENCES))
-    return prepared + evaluations * scale + (2 + len(TIERS)) * test + shown
+    scale, test = len(splits.scale), len(splits.test)
+    prepared = 3.0 * (2 * len(splits.sensitivity) + scale + test)
+    shown = FEW * (2 + len(TIERS) + len(PICTURE_REFERENCES))
+    return prepared + (2 + len(GRID)) * scale + (2 + len(TIERS)) * test + shown
 
 
 class Calibration:
     def __init__(self, bench: Bench, splits: Splits, say: Callable[[str], None], tick: Tick):
         self.bench, self.splits, self.say, self.tick = bench, splits, say, tick
-        self.correction = 1.0  # of a scale that the curve gives
 
     def run(self) -> Result:
         self.say("sensitivities")
@@ -69,24 +67,25 @@ class Calibration:
             self.splits.sensitivity,
             lengths,
             self.bench.scored,
-            lambda: self.tick(3 / len(lengths)),
+            lambda: self.tick(6 / len(lengths)),
         )
         self.say("exact caches")
         samples = self.bench.prepare(self.splits.scale, lambda n: self.tick(3 * n))
-        few = samples[:CURVE_DOCUMENTS]
-        weights = self._choose_weights(found, few)
-        self.say("curve")
-        result = Result(weights, {}, {}, {}, [], {}, {})
-        self._draw(result, few)
+        weights = self._choose_weights(found, samples[:FEW])
+        result = Result(weights, {}, {}, [], {}, {})
         self.say("references")
-        for name in {reference for reference, _ in PROMISES.values()}:
-            result.scale_split[name] = self.bench.reference(samples, name, self.tick)
-        for tier in TIERS:
-            self.say(f"scale of {tier}")
-            self._scale(result, tier, samples)
+        references = self._references(samples)
+        self.say("scales")
+        self._scales(result, samples, references)
+        self.say("picture")
+        self._draw(result, samples[:FEW])
         samples.clear()
         self._test(result)
         return result
+
+    def _references(self, samples: list[Sample]) -> dict[str, Damage]:
+        names = sorted({reference for reference, _ in PROMISES.values()})
+        return {name: self.bench.reference(samples, name, self.tick) for name in names}
 
     def _evaluate(self, samples: list[Sample], weights: Weights, scale: float, tier: str) -> Damage:
         steps = self.bench.coder.steps(weights, scale)
@@ -103,55 +102,53 @@ class Calibration:
         return choices[1] if cost[1] < cost[0] - CHANNELS_PAY else choices[0]
 
     def _draw(self, result: Result, few: list[Sample]) -> None:
-        for scale in CURVE:
-            damage = self._evaluate(few, result.weights, scale, "standard")
-            result.curve.append((scale, damage))
+        result.curve = [(scale, damage.of(range(len(few)))) for scale, damage in result.curve]
         for tier in TIERS:
             result.uniform[tier] = self.bench.tier(few, tier, None, self.tick)
         for name in PICTURE_REFERENCES:
             entropy = name == "CacheGen"
             result.others[name] = self.bench.reference(few, name, self.tick, entropy)
 
-    def _scale(self, result: Result, tier: str, samples: list[Sample]) -> None:
-        few = {
-            name: damage
-            for name, damage in result.others.items()
-            if name in {reference for reference, _ in PROMISES.values()}
-        }
-        points = [(scale, used(kept(tier, damage, few))) for scale, damage in result.curve]
-        first = interpolate(points, AIM)
-        tried: dict[float, Damage] = {}
+    def _scales(self, result: Result, samples: list[Sample], references: dict[str, Damage]) -> None:
+        """A curve of KL over scales serves all tiers; it grows until it holds each one's place."""
+        curve: dict[float, Damage] = {}
 
-        def evaluate(scale: float) -> float:
-            tried[scale] = self._evaluate(samples, result.weights, scale, tier)
-            return used(kept(tier, tried[scale], result.scale_split))
+        def measure(scale: float) -> None:
+            curve[scale] = self._evaluate(samples, result.weights, scale, TIERS[0])
 
-        # Few documents say too much or too little alike for all tiers: learn from the last one.
-        try:
-            scale, _ = find_scale(first * self.correction, evaluate)
-        except ValueError as failure:
-            result.left_out[tier] = str(failure)
-            return
-        self.correction = min(max(scale / first, 0.5), 2.0)
-        result.scales[tier] = scale
-        result.scale_split[tier] = tried[scale]
+        def points(tier: str) -> dict[float, float]:
+            kinds = self.splits.kinds
+            return {s: used(tier, damage, references, kinds) for s, damage in curve.items()}
+
+        for scale in GRID:
+            measure(scale)
+        for tier in TIERS:
+            for _ in range(GRID_MORE):
+                more = bracket(points(tier))
+                if more is None:
+                    break
+                measure(more)
+            try:
+                result.scales[tier] = crossing(points(tier))
+            except ValueError as failure:
+                result.left_out[tier] = str(failure)
+        result.curve = sorted(curve.items())
 
     def _test(self, result: Result) -> None:
-        """On documents that chose nothing. What goes beyond the margin there becomes finer."""
+        """On documents that chose nothing. What breaks its promise there becomes finer."""
         self.say("test")
         samples = self.bench.prepare(self.splits.test, lambda n: self.tick(3 * n))
-        for name in {reference for reference, _ in PROMISES.values()}:
-            result.test_split[name] = self.bench.reference(samples, name, self.tick)
+        result.test_split.update(self._references(samples))
         for tier in list(result.scales):
             first = result.scales[tier]
             for _ in range(TIGHTENINGS):
                 scale = result.scales[tier]
                 damage = self._evaluate(samples, result.weights, scale, tier)
                 result.test_split[tier] = damage
-                found = used(kept(tier, damage, result.test_split))
+                found = worst(kept(tier, damage, result.test_split))
                 if found <= 1:
                     break
-                result.scales[tier] = scale * (AIM / found) ** 0.5
+                result.scales[tier] = scale * (TIGHT / found) ** 0.5
             if result.scales[tier] != first:
                 result.tightened[tier] = result.scales[tier] / first
 

@@ -90,7 +90,9 @@ class Bench:
         found = Damage()
         for sample in samples:
             for length in self.lengths:
-                coded = code_reference(sample.kv[:, :, :length], name, VERBATIM, entropy)
+                kv = sample.kv[:, :, :length]
+                kv = kv if entropy else kv.to(self.model.device)
+                coded = code_reference(kv, name, VERBATIM, entropy)
                 ours = self._predict(sample.document, coded.kv, length)
                 found.add(length, sample.exact[length], ours)
             found.ratios.append(coded.ratio if entropy else coded.packed_ratio)

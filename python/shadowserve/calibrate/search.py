@@ -10,7 +10,7 @@ percentile over tokens at most 1.25 times the reference's.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -29,11 +29,10 @@ P99_RATIO_MAX = 1.25
 CONFIDENCE = 0.95
 RESAMPLES = 2000
 FIRST_POSITIONS = 32  # right after the prefix, reported of their own
-MARGIN = 0.6  # of what a promise allows is taken while choosing: other texts are not these
-AIM = 0.97  # of that, so that the last step is not a coin's toss
-CLOSE = 0.06  # a bound this close below 1 is not worth another evaluation
-TRIES = 5
-SLOPES = (1.0, 4.0)  # of KL over the step, on logarithms: what is believed
+MARGIN = 0.9  # of what a promise allows is taken while choosing: no kind of text here is the user's
+GRID = (0.1, 0.22, 0.48, 1.06, 2.34)  # scales that are measured; what lies between is interpolated
+GRID_STEP = 2.2
+GRID_MORE = 4  # scales beyond either end, at most
 
 
 @dataclass
@@ -57,6 +56,19 @@ class Damage:
 
     def tokens(self, length: int) -> Any:
         return torch.cat(self.kl[length])
+
+    def of(self, places: Sequence[int]) -> Damage:
+        """The same of some of the documents."""
+
+        def some(values: list[Any]) -> list[Any]:
+            return [values[place] for place in places]
+
+        return Damage(
+            {length: some(values) for length, values in self.kl.items()},
+            {length: some(values) for length, values in self.same_top.items()},
+            some(self.ratios),
+            some(self.errors) if self.errors else [],
+        )
 
     def ratio(self) -> float:
         """Of whole containers: as many bytes from each document."""
@@ -104,54 +116,48 @@ def worst(found: dict[int, Kept]) -> float:
     return max(one.worst for one in found.values())
 
 
-def used(found: dict[int, Kept]) -> float:
-    """Of what may be taken while scales are chosen; at most 1 is with margin."""
-    return worst(found) / MARGIN
+def unlike(tier: str, ours: Damage, references: dict[str, Damage], kinds: Sequence[int]) -> float:
+    """How much worse the worst kind of text is than all together, over all lengths; kinds: of each
+    document. What one kind of text shows of the next is more than intervals over documents say."""
+    name, _ = PROMISES[tier]
+
+    def share(places: Sequence[int]) -> float:
+        some, theirs = ours.of(places), references[name].of(places)
+        ratios = [some.means(n).mean() / theirs.means(n).mean() for n in some.kl]
+        return float(sum(ratios)) / len(ratios)
+
+    every = range(len(kinds))
+    each = [share([place for place in every if kinds[place] == kind]) for kind in set(kinds)]
+    return max(max(each) / share(every), 1.0)
 
 
-def find_scale(
-    first: float, evaluate: Callable[[float], float], aim: float = AIM
-) -> tuple[float, float]:
-    """The coarsest scale whose evaluate() is at most 1, about, and what it was there.
-
-    KL grows with about the square of the step, so a secant on logarithms is near after one or two
-    evaluations; when it leaves the bracket, that is halved.
-    """
-    low: tuple[float, float] | None = None  # the coarsest that keeps the promise
-    high: tuple[float, float] | None = None  # the finest that does not
-    last: tuple[float, float] | None = None
-    scale, slope = first, 2.0
-    for _ in range(TRIES):
-        found = evaluate(scale)
-        if last and scale != last[0]:
-            slope = math.log(found / last[1]) / math.log(scale / last[0])
-            slope = min(max(slope, SLOPES[0]), SLOPES[1])
-        last = (scale, found)
-        if found <= 1 and (low is None or scale > low[0]):
-            low = last
-        elif found > 1 and (high is None or scale < high[0]):
-            high = last
-        if low and low[1] >= 1 - CLOSE:
-            break
-        guess = scale * (aim / found) ** (1 / slope)
-        if low and high and not low[0] < guess < high[0]:
-            guess = (low[0] * high[0]) ** 0.5
-        scale = guess
-    while low is None:  # far off: finer until it holds
-        scale *= 0.7
-        if scale < first * 1e-4:
-            raise ValueError(f"no step keeps the promise: at scale {scale:.3g} it is {found:.3g}")
-        found = evaluate(scale)
-        if found <= 1:
-            low = (scale, found)
-    return low
+def used(tier: str, ours: Damage, references: dict[str, Damage], kinds: Sequence[int]) -> float:
+    """Of what may be taken while scales are chosen; at most 1 is with margin. The mean of the worst
+    kind of text counts like the bound over all documents."""
+    found = kept(tier, ours, references)
+    apart = max(one.ratio for one in found.values()) * unlike(tier, ours, references, kinds)
+    return max(worst(found), apart) / MARGIN
 
 
-def interpolate(points: Sequence[tuple[float, float]], value: float) -> float:
-    """Scale at which a curve of (scale, worst) takes the value, on logarithms."""
-    logs = sorted((math.log(scale), math.log(found)) for scale, found in points)
-    target = math.log(value)
-    pairs = list(pairwise(logs))
-    (x0, y0), (x1, y1) = next((pair for pair in pairs if pair[1][1] >= target), pairs[-1])
-    slope = max((y1 - y0) / (x1 - x0), 0.5)
-    return math.exp(x0 + (target - y0) / slope)
+def bracket(points: dict[float, float]) -> float | None:
+    """The next scale to measure so that 1 lies between measured ones; None if it does."""
+    low, high = min(points), max(points)
+    if points[low] > 1:
+        return low / GRID_STEP
+    if points[high] < 1:
+        return high * GRID_STEP
+    return None
+
+
+def crossing(points: dict[float, float]) -> float:
+    """The scale up to which measured (scale, used) stay at most 1; between two of them on
+    logarithms, where KL is nearly straight."""
+    logs = sorted((math.log(scale), math.log(found)) for scale, found in points.items())
+    for (x0, y0), (x1, y1) in pairwise(logs):
+        if y0 <= 0 < y1:
+            return math.exp(x0 - y0 * (x1 - x0) / (y1 - y0))
+    if logs[-1][1] <= 0:
+        return math.exp(logs[-1][0])
+    raise ValueError(
+        f"no step keeps the promise: at scale {min(points):.3g} it is {points[min(points)]:.3g}"
+    )

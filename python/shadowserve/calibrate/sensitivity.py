@@ -22,7 +22,7 @@ CLIP = 8.0  # a step is at most so many times coarser or finer than its share of
 VERBATIM = 4  # leading tokens that are never quantised
 CHUNK = 256
 FACTOR_ONE, FACTOR_STEPS = 128, 8  # step factors of docs/codec.md: eight to an octave
-REPEATS = 2  # draws of tokens and signs for a sequence
+REPEATS = 1  # draws of tokens and signs for a sequence: another document says more
 
 
 @dataclass

@@ -21,6 +21,7 @@ from typing import Any
 
 DOCSTRING_MIN = 200  # characters; shorter ones say little
 TORCH_FOLDERS = ("nn", "distributed", "optim", "utils", "fx", "autograd", "ao", "distributions")
+KINDS = 3  # parts of a text that is one file, in which it may differ
 PIECE_CHARACTERS = 1 << 16  # of text that is tokenised at once
 
 
@@ -33,6 +34,7 @@ class Splits:
     sensitivity: list[list[int]]
     scale: list[list[int]]
     test: list[list[int]]
+    kinds: list[int]  # of text, for each of scale: its source, or which third of the only one
     sha256: str  # of the text that they were cut from
     name: str
 
@@ -125,15 +127,24 @@ def read(
         for text in texts:
             digest.update(text.encode())
         cut.append(_cut(texts, tokenizer, begin, length, total))
-    dealt = [source[i] for i in range(total) for source in cut if i < len(source)][:total]
+    dealt = [
+        (kind, source[i])
+        for i in range(total)
+        for kind, source in enumerate(cut)
+        if i < len(source)
+    ][:total]
     if len(dealt) < total:
         raise TooLittleText(
             f"the text gives {len(dealt)} documents of {length} tokens, {total} are needed: "
             "give more text, or ask for fewer documents (--documents) or shorter ones (--lengths)"
         )
     name = "documentation strings of torch and Python" if file is None else file.name
-    sensitivity, scale, test = _deal(dealt, counts)
-    return Splits(sensitivity, scale, test, digest.hexdigest(), name)
+    if len(cut) == 1:
+        dealt = [(place * KINDS // total, document) for place, (_, document) in enumerate(dealt)]
+    splits = _deal(dealt, counts)
+    sensitivity, scale, test = ([document for _, document in split] for split in splits)
+    kinds = [kind for kind, _ in splits[1]]
+    return Splits(sensitivity, scale, test, kinds, digest.hexdigest(), name)
 
 
 def _deal(documents: list[Any], counts: tuple[int, int, int]) -> list[list[Any]]:
