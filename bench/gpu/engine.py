@@ -127,20 +127,36 @@ class Engine:
             self.output = self._step(self.input)
         return graph
 
-    def decode(self, seconds: float) -> list[float]:
-        """Times of decode steps in milliseconds, by events of the GPU, for this long."""
+    def decode(self, seconds: float, ahead: bool = True) -> list[float]:
+        """Times of decode steps in milliseconds, by events of the GPU, for this long.
+
+        ahead: the next step is enqueued while one runs, as engines with asynchronous scheduling
+        do, so that a time is the GPU's alone; else a step is launched when the last has ended, and
+        the launch counts."""
         times = []
         end = time.monotonic() + seconds
         with torch.cuda.stream(self.stream):
+            last = self._mark()
+            waiting = [self._launch()] if ahead else []
             while time.monotonic() < end:
-                before = torch.cuda.Event(enable_timing=True)
-                after = torch.cuda.Event(enable_timing=True)
-                before.record(self.stream)
-                self.graph.replay()
-                after.record(self.stream)
-                after.synchronize()
-                times.append(before.elapsed_time(after))
+                if not ahead:
+                    last = self._mark()
+                waiting.append(self._launch())
+                done = waiting.pop(0)
+                done.synchronize()
+                times.append(last.elapsed_time(done))
+                last = done
+            torch.cuda.current_stream().synchronize()
         return times[3:]
+
+    def _mark(self) -> torch.cuda.Event:
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(self.stream)
+        return event
+
+    def _launch(self) -> torch.cuda.Event:
+        self.graph.replay()
+        return self._mark()
 
     def prefill(self, tokens: int) -> float:
         """Milliseconds to compute this many tokens' KV: the time that a hit saves."""

@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
+import shutil
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -37,12 +40,26 @@ def reserve_huge_pages(count: int) -> int:
     return int(setting.read_text())
 
 
+def _lscpu() -> dict[str, str]:
+    """What of the processor bears on moving memory: threads a core, caches, NUMA."""
+    if not shutil.which("lscpu"):
+        return {}
+    text = subprocess.run(["lscpu"], check=False, capture_output=True, text=True).stdout
+    pairs = [line.split(":", 1) for line in text.splitlines() if ":" in line]
+    return {k: v.strip() for k, v in pairs if k.startswith(("Thread", "Core", "L", "NUMA", "Sock"))}
+
+
 def machine() -> dict[str, Any]:
-    cpu = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
+    info = Path("/proc/cpuinfo").read_text().splitlines()
+    cpu = [line for line in info if "model name" in line]
+    flags = set(" ".join(line for line in info if line.startswith("flags")).split())
     return {
         "gpu": torch.cuda.get_device_name(0),
         "cpu": cpu[0].split(":", 1)[1].strip() if cpu else "unknown",
         "cores": os.cpu_count(),
+        "lscpu": _lscpu(),
+        "copies by the kernel": sorted(flags & {"rep_good", "erms", "fsrm", "smap"}),
+        "vllm": importlib.util.find_spec("vllm") is not None,
         "torch": torch.__version__,
         "date": time.strftime("%Y-%m-%d"),
     }
