@@ -43,7 +43,8 @@ def read_prompts(model: Path) -> dict[str, list[int]]:
     """Token lists cut from the project's own documents."""
     from transformers import PreTrainedTokenizerFast
 
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(str(model))
+    # Whole documents, longer than what the model takes at once: prompts are cut from them.
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(str(model), model_max_length=sys.maxsize)
     files = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
     files += sorted((ROOT / "src").rglob("*.h"))
     tokens: list[int] = []
