@@ -32,13 +32,6 @@ static uint32_t element_bytes(uint8_t dtype)
 	return dtype == SSV_DTYPE_FP32 ? 4 : dtype >= SSV_DTYPE_E4M3 ? 1 : 2;
 }
 
-int packing_allows(enum packing packing, const struct test_shape *shape)
-{
-	if (packing != PACKING_AMX)
-		return 1;
-	return element_bytes(shape->dtype) == 2 && shape->block_tokens == 32 && shape->dim >= 32;
-}
-
 static void digit(struct ssv_part *part, uint8_t axis, uint32_t extent, uint64_t stride)
 {
 	part->digits[part->digits_count++] =

@@ -33,8 +33,7 @@ struct test_layout {
 	uint64_t bytes; /* of the region */
 };
 
-/* Does a packing allow this shape? (AMX: 16-bit, blocks of 32, dims of 32 or more) */
-int packing_allows(enum packing packing, const struct test_shape *shape);
+/* AMX: 16-bit elements, blocks of 32, dims of 32 or more. */
 void make_layout(enum packing packing, const struct test_shape *shape, struct test_layout *made);
 
 /* Byte offset of an element from the region's start. */
