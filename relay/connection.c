@@ -288,7 +288,7 @@ static int answers_send(struct connection *c, int now, uint64_t *bytes)
 		}
 		if (n < 0)
 			return -errno;
-		*bytes += (uint64_t)n;
+		*bytes += (uint64_t)n - u64_min((uint64_t)n, c->answer_left);
 		answer_advance(c, (uint64_t)n);
 	}
 	return 0;

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <string.h>
@@ -59,6 +60,21 @@ void tcp_rig_await(struct tcp_rig *rig, enum grant_state state)
 		(void)!poll(&fd, 1, 1000);
 		relay_way_tcp.changed(rig->receiver);
 	}
+}
+
+void tcp_rig_await_moved(struct tcp_rig *rig, uint64_t bytes)
+{
+	const uint64_t end_ns = clock_now_ns() + RIG_LIMIT_NS;
+	struct receiver_stats stats;
+
+	for (;;) {
+		receiver_stats(rig->receiver, &stats);
+		if (stats.bytes >= bytes)
+			break;
+		assert_true(clock_now_ns() < end_ns);
+		sched_yield();
+	}
+	assert_int_equal(stats.bytes, bytes);
 }
 
 void tcp_rig_revoke(struct tcp_rig *rig)

@@ -27,6 +27,9 @@ struct tcp_rig {
 void tcp_rig_open(struct tcp_rig *rig, uint64_t bytes);
 void tcp_rig_close(struct tcp_rig *rig); /* revokes, waits, releases */
 
+/* Until the receiver says that it has moved so many bytes of payload, and not one more: to a race
+ * detector, which cannot see through a socket, its thread is done with the memory then. */
+void tcp_rig_await_moved(struct tcp_rig *rig, uint64_t bytes);
 void tcp_rig_revoke(struct tcp_rig *rig); /* and waits until it is */
 void tcp_rig_await(struct tcp_rig *rig, enum grant_state state);
 int tcp_rig_is_untouched(const struct tcp_rig *rig);

@@ -36,17 +36,21 @@ static void blocks_travel_in_and_out(void **state)
 {
 	struct tcp_rig rig;
 	struct region *region;
+	uint64_t one_way, moved = 0;
 
 	(void)state;
 	tcp_rig_open(&rig, RIG_BYTES);
 	region = attach(&rig.blob);
+	one_way = region->ops->stage_bytes(region, 0, 2) + region->ops->stage_bytes(region, 1, 2);
 	for (uint32_t round = 0; round < 50; round++) {
 		memset(rig.map, RIG_CANARY, rig.bytes);
 		for (uint32_t tensor = 0; tensor < 2; tensor++)
 			assert_int_equal(blocks_move(region, tensor, DELIVER_IN), 0);
+		tcp_rig_await_moved(&rig, moved += one_way);
 		blocks_check(rig.map);
 		for (uint32_t tensor = 0; tensor < 2; tensor++)
 			assert_int_equal(blocks_move(region, tensor, DELIVER_OUT), 0);
+		tcp_rig_await_moved(&rig, moved += one_way);
 	}
 	for (uint64_t i = REGION; i < rig.bytes; i++)
 		assert_int_equal(rig.map[i], RIG_CANARY);
