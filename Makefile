@@ -63,7 +63,7 @@ bench-page: venv
 
 bench-gpu: build
 	@sh bench/gpu/pack.sh build/gpu-bench
-	@sh build/gpu-bench/bench/gpu/run.sh --out build/bench
+	@sh build/gpu-bench/bench/gpu/run.sh --out build/bench --batches 16x4096,1x4096,64x2048
 
 install: system
 	@packaging/build.sh build/install --prefix=$(PREFIX) -Dtests=false
