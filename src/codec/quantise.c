@@ -321,7 +321,7 @@ static void group_scales(const struct draft *d, uint32_t group, float scale[LANE
 		uint32_t c = group * LANES + i;
 
 		scale[i] = step_scale(d->scratch->steps[c / d->part->dim], channel_factor(d, c));
-		inverse[i] = 1 / scale[i];
+		inverse[i] = inverse_of(scale[i]);
 	}
 	for (uint32_t i = 0, end; !d->factor && i < lanes; i = end) {
 		uint32_t head = (group * LANES + i) / d->part->dim;

@@ -201,7 +201,7 @@ static void steps_are_scale_times_weight_within_bounds(void **state)
  */
 
 static void check_levels(struct test_codec *codec, uint32_t k, uint8_t dtype, uint32_t content,
-			 uint64_t seed)
+			 int with_factors, uint64_t seed)
 {
 	const struct kernels *table;
 	struct model m;
@@ -209,8 +209,7 @@ static void check_levels(struct test_codec *codec, uint32_t k, uint8_t dtype, ui
 	uint8_t *in, *wanted = NULL, *out;
 	struct test_chunk first = {0};
 
-	model_open(&m, dtype, shapes[k].heads, shapes[k].dim, shapes[k].tokens, (int)(seed % 2),
-		   seed);
+	model_open(&m, dtype, shapes[k].heads, shapes[k].dim, shapes[k].tokens, with_factors, seed);
 	options = options_of(&m);
 	in = test_elements(&m.shape, content, seed);
 	for (uint32_t i = 0; (table = kernels_at(i)); i++) {
@@ -246,9 +245,10 @@ static void every_level_gives_the_same_bytes(void **state)
 	uint64_t seed = test_seed();
 
 	for (uint32_t k = 0; k < ARRAY_COUNT(shapes); k++)
-		for (uint32_t i = 0; i < 10; i++)
+		for (uint32_t i = 0; i < 20; i++)
 			check_levels(*state, k, (uint8_t)(i % 5),
-				     i % 3 ? CONTENT_KV : CONTENT_SPECIAL, seed + 10 * k + i);
+				     i % 3 ? CONTENT_KV : CONTENT_SPECIAL, i < 10,
+				     seed + 20 * k + i);
 }
 
 static void groups_of_a_tensor_have_raw_bits_of_their_own(void **state)
