@@ -57,14 +57,30 @@ static double square_at(const struct draft *draft, uint32_t index)
 	return (double)(x * x);
 }
 
+/* The next token from `token` on with something outside, or `tokens`. Most have nothing. */
+static uint32_t next_outside(const uint64_t *outside, uint32_t token, uint32_t tokens)
+{
+	while (tokens - token >= 8) {
+		const uint64_t *o = outside + token;
+
+		if (((o[0] | o[1]) | (o[2] | o[3])) | ((o[4] | o[5]) | (o[6] | o[7])))
+			break;
+		token += 8;
+	}
+	while (token < tokens && !outside[token])
+		token++;
+	return token;
+}
+
 int draft_exceptions(struct draft *draft, uint32_t group, int with_norm)
 {
-	uint32_t lanes = draft_lanes(draft, group);
+	const uint64_t *outside = draft->scratch->outside;
+	uint32_t lanes = draft_lanes(draft, group), token = draft->verbatim;
 
-	for (uint32_t token = draft->verbatim; token < draft->tokens; token++) {
-		uint64_t left = draft->scratch->outside[token];
+	while ((token = next_outside(outside, token, draft->tokens)) < draft->tokens) {
+		uint64_t left = outside[token];
 
-		if (lanes == LANES && left)
+		if (lanes == LANES)
 			left = channels_to_lanes(left);
 		for (; left; left &= left - 1) {
 			uint32_t lane = (uint32_t)__builtin_ctzll(left);
@@ -77,6 +93,7 @@ int draft_exceptions(struct draft *draft, uint32_t group, int with_norm)
 			if (with_norm)
 				draft->norm_sum -= square_at(draft, index);
 		}
+		token++;
 	}
 	return 0;
 }

@@ -8,6 +8,8 @@
  */
 #include "codec/frequency.h"
 
+#include "base/base.h"
+
 #define TOTAL     256u
 #define SWAPS_MAX 64u
 #define CLASSES   16u
@@ -47,52 +49,69 @@ uint32_t log2_count(uint32_t count)
 	return (shift << 16) + log2_q16[count >> shift];
 }
 
+/*
+ * What one more, or one less, of each frequency is worth: its gain and, below it in CHOICE_BITS,
+ * what makes the first of equal classes win. NO_GROWTH and NO_SHRINKING where it is not possible.
+ */
+#define CHOICE_BITS  4u
+#define NO_GROWTH    0
+#define NO_SHRINKING UINT64_MAX
+
+struct choices {
+	uint64_t grow[CLASSES], shrink[CLASSES];
+};
+
 /* Bits (q16) saved by frequency f + 1 instead of f, for a class that occurs count times. */
 static uint64_t gain(uint32_t count, uint32_t f)
 {
 	return (uint64_t)count * (log2_q16[f + 1] - log2_q16[f]);
 }
 
-/* The class that profits most from one more. */
-static uint32_t best_to_grow(const uint32_t count[CLASSES], const uint32_t f[CLASSES])
+static void choices_set(struct choices *choices, uint32_t i, uint32_t count, uint32_t f)
 {
-	uint32_t best = CLASSES;
+	int grows = f && f < TOTAL - 1, shrinks = f >= 2;
 
-	for (uint32_t i = 0; i < CLASSES; i++) {
-		if (!f[i] || f[i] == TOTAL - 1)
-			continue;
-		if (best == CLASSES || gain(count[i], f[i]) > gain(count[best], f[best]))
-			best = i;
-	}
-	return best;
+	choices->grow[i] = grows ? (gain(count, f) << CHOICE_BITS) + CLASSES - i : NO_GROWTH;
+	choices->shrink[i] = shrinks ? (gain(count, f - 1) << CHOICE_BITS) + i : NO_SHRINKING;
 }
 
-/* The class that loses least by one less. */
-static uint32_t best_to_shrink(const uint32_t count[CLASSES], const uint32_t f[CLASSES])
+/* Four maxima side by side: one after the other would wait for each comparison. */
+static uint64_t best_to_grow(const struct choices *choices)
 {
-	uint32_t best = CLASSES;
+	uint64_t best[4] = {NO_GROWTH, NO_GROWTH, NO_GROWTH, NO_GROWTH};
 
-	for (uint32_t i = 0; i < CLASSES; i++) {
-		if (f[i] < 2)
-			continue;
-		if (best == CLASSES || gain(count[i], f[i] - 1) < gain(count[best], f[best] - 1))
-			best = i;
-	}
-	return best;
+	for (uint32_t i = 0; i < CLASSES; i += 4)
+		for (uint32_t k = 0; k < 4; k++)
+			best[k] = u64_max(best[k], choices->grow[i + k]);
+	return u64_max(u64_max(best[0], best[1]), u64_max(best[2], best[3]));
+}
+
+static uint64_t best_to_shrink(const struct choices *choices)
+{
+	uint64_t best[4] = {NO_SHRINKING, NO_SHRINKING, NO_SHRINKING, NO_SHRINKING};
+
+	for (uint32_t i = 0; i < CLASSES; i += 4)
+		for (uint32_t k = 0; k < 4; k++)
+			best[k] = u64_min(best[k], choices->shrink[i + k]);
+	return u64_min(u64_min(best[0], best[1]), u64_min(best[2], best[3]));
+}
+
+static uint32_t class_of_growth(uint64_t best)
+{
+	return CLASSES - 1 - (uint32_t)((best - 1) % CLASSES);
 }
 
 /* Proportional, at least 1; returns their sum. */
 static uint32_t first_guess(const uint32_t count[CLASSES], uint32_t f[CLASSES])
 {
-	uint64_t total = 0;
-	uint32_t present = 0, sum = 0;
+	uint32_t total = 0, present = 0, sum = 0;
 
 	for (uint32_t i = 0; i < CLASSES; i++) {
 		total += count[i];
 		present += count[i] != 0;
 	}
 	for (uint32_t i = 0; i < CLASSES; i++) {
-		f[i] = count[i] ? (uint32_t)(count[i] * (uint64_t)TOTAL / total) : 0;
+		f[i] = count[i] ? count[i] * TOTAL / total : 0;
 		if (count[i] && !f[i])
 			f[i] = 1;
 		if (f[i] == TOTAL)
@@ -110,19 +129,27 @@ static uint32_t first_guess(const uint32_t count[CLASSES], uint32_t f[CLASSES])
 void frequency_fit(const uint32_t count[CLASSES], uint8_t frequency[CLASSES])
 {
 	uint32_t f[CLASSES], sum = first_guess(count, f);
+	struct choices choices;
 
-	for (; sum < TOTAL; sum++)
-		f[best_to_grow(count, f)]++;
-	for (; sum > TOTAL; sum--)
-		f[best_to_shrink(count, f)]--;
+	for (uint32_t i = 0; i < CLASSES; i++)
+		choices_set(&choices, i, count[i], f[i]);
+	for (uint32_t i; sum < TOTAL; sum++) {
+		i = class_of_growth(best_to_grow(&choices));
+		choices_set(&choices, i, count[i], ++f[i]);
+	}
+	for (uint32_t i; sum > TOTAL; sum--) {
+		i = (uint32_t)best_to_shrink(&choices) % CLASSES;
+		choices_set(&choices, i, count[i], --f[i]);
+	}
 	for (uint32_t swap = 0; swap < SWAPS_MAX; swap++) {
-		uint32_t up = best_to_grow(count, f), down = best_to_shrink(count, f);
+		uint64_t growth = best_to_grow(&choices), loss = best_to_shrink(&choices);
+		uint32_t up = class_of_growth(growth), down = (uint32_t)loss % CLASSES;
 
-		if (up == CLASSES || down == CLASSES || up == down ||
-		    gain(count[up], f[up]) <= gain(count[down], f[down] - 1))
+		if (growth == NO_GROWTH || loss == NO_SHRINKING || up == down ||
+		    (growth - 1) >> CHOICE_BITS <= loss >> CHOICE_BITS)
 			break;
-		f[up]++;
-		f[down]--;
+		choices_set(&choices, up, count[up], ++f[up]);
+		choices_set(&choices, down, count[down], --f[down]);
 	}
 	for (uint32_t i = 0; i < CLASSES; i++)
 		frequency[i] = (uint8_t)f[i];

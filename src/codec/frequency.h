@@ -5,7 +5,8 @@
 
 #include <stdint.h>
 
-/* Frequencies of 16 classes, summing to 256, for classes that occur count[i] times. */
+/* Frequencies of 16 classes, summing to 256, for classes that occur count[i] times, each less
+ * than 2^24. */
 void frequency_fit(const uint32_t count[16], uint8_t frequency[16]);
 
 /* About 65536 * log2(count), never above it by more than rounding; 0 for 0. */

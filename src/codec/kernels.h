@@ -13,6 +13,7 @@
 
 #include "base/base.h"
 #include "chunk/container.h"
+#include "codec/float.h"
 #include "codec/lanes.h"
 
 #define R16_STREAMS_MAX  4u
@@ -323,8 +324,23 @@ struct code_job {
 	const uint8_t *next; /* two cache lines a token that will be wanted soon, or NULL */
 };
 
+/* Adding 1.5 * 2^16 leaves whole FRACTIONS in the low bits; half a step more, and their upper part
+ * is the nearest integer. */
+#define ROUND_BIAS      98304.5f
+#define ROUND_BIAS_BITS 0x47c00000 /* of 98304 */
+#define LIMIT_BITS      0x46fa0000 /* of (float)INTEGER_MAX */
+
 /* One value as `quantise` makes an integer of it. */
-int16_t quantise_value(float x);
+static inline int16_t quantise_value(float x)
+{
+	int32_t bits = (int32_t)f32_bits(x);
+
+	/* as integers, magnitudes beyond the limit, infinity and NaN are above */
+	if ((bits & INT32_MAX) > LIMIT_BITS)
+		return INTEGER_NONE;
+	return (int16_t)(f32_bits(x + ROUND_BIAS) / FRACTIONS -
+			 (uint32_t)ROUND_BIAS_BITS / FRACTIONS);
+}
 /* The last step of measure: channels in order. */
 void measure_total(struct measure_job *job, const double error[LANES], const double norm[LANES]);
 /* The same for bf16: squares in FRACTIONS of a step. */

@@ -125,23 +125,7 @@ void scalar_power(const struct power_job *job)
 	}
 }
 
-/* Adding 1.5 * 2^16 leaves whole FRACTIONS in the low bits; half a step more, and their upper part
- * is the nearest integer. */
-#define ROUND_BIAS      98304.5f
-#define ROUND_BIAS_BITS 0x47c00000u /* of 98304 */
-#define LIMIT_BITS      0x46fa0000  /* of (float)INTEGER_MAX */
-
-int16_t quantise_value(float x)
-{
-	int32_t bits = (int32_t)f32_bits(x);
-
-	/* as integers, magnitudes beyond the limit, infinity and NaN are above */
-	if ((bits & INT32_MAX) > LIMIT_BITS)
-		return INTEGER_NONE;
-	return (int16_t)(f32_bits(x + ROUND_BIAS) / FRACTIONS - ROUND_BIAS_BITS / FRACTIONS);
-}
-
-/* The same with feedback, which is replaced by the next token's. */
+/* quantise_value() with feedback, which is replaced by the next token's. */
 static int16_t quantise_shaped(float x, int32_t *feedback)
 {
 	uint32_t sum = f32_bits(x + ROUND_BIAS) + (uint32_t)*feedback;

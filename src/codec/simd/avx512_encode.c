@@ -73,8 +73,15 @@ static void subsets_to_values(const struct subset_counts *counts, uint32_t flip,
 {
 	uint64_t exact[16];
 
-	for (uint32_t i = 0; i < 16; i++)
-		exact[i] = (uint64_t)_mm512_reduce_add_epi64(counts->sum[i]);
+	/* two in one number: each is below 2^32 */
+	for (uint32_t i = 0; i < 16; i += 2) {
+		__m512i upper = _mm512_slli_epi64(counts->sum[i + 1], 32);
+		uint64_t both =
+		    (uint64_t)_mm512_reduce_add_epi64(_mm512_or_si512(counts->sum[i], upper));
+
+		exact[i] = both & UINT32_MAX;
+		exact[i + 1] = both >> 32;
+	}
 	for (uint32_t k = 0; k < 4; k++)
 		for (uint32_t i = 0; i < 16; i++)
 			if (!(i >> k & 1))

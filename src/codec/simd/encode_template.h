@@ -207,11 +207,6 @@ INLINE const uint8_t *column_at(const struct group_view *view, uint32_t column, 
 /* ---- integers -----------------------------------------------------------------------------------
  */
 
-/* As in scalar_encode.c. */
-#define ROUND_BIAS      98304.5f
-#define ROUND_BIAS_BITS 0x47c00000
-#define LIMIT_BITS      0x46fa0000
-
 INLINE vi integers_of(vf x)
 {
 	vi near = ((vi)x & INT32_MAX) <= LIMIT_BITS;
