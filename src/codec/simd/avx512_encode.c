@@ -219,6 +219,8 @@ static void difference_count(const struct difference_planes *planes, uint32_t co
 }
 
 /* So many vectors of planes: of all tokens if they are few, of those that are taken otherwise. */
+_Static_assert(SAMPLE_TAKEN == PLANE_TOKENS && SAMPLE_EVERY % PLANE_TOKENS == 0,
+	       "a vector of planes is a run of the sample");
 #define PLANES_MAX                                                           \
 	((SSV_CHUNK_TOKENS * SAMPLE_TAKEN / SAMPLE_EVERY > SAMPLE_TOKENS_MIN \
 	      ? SSV_CHUNK_TOKENS * SAMPLE_TAKEN / SAMPLE_EVERY               \
@@ -229,6 +231,7 @@ void avx512_count(struct count_job *job)
 {
 	const __m512i low_bytes = channel_bytes();
 	const __m512i high_bytes = _mm512_add_epi8(low_bytes, _mm512_set1_epi8(1));
+	const int sampled = is_sampled(job->first, job->tokens);
 	struct difference_planes planes[PLANES_MAX];
 	uint32_t at = 0;
 
@@ -238,8 +241,11 @@ void avx512_count(struct count_job *job)
 	}
 	job->total = 0;
 	for (uint32_t t = job->first; t < job->tokens; t++) {
-		if (!sample_takes(job->first, job->tokens, t))
-			continue;
+		if (sampled && (t - job->first) % PLANE_TOKENS == 0 && t > job->first) {
+			t += SAMPLE_EVERY - SAMPLE_TAKEN;
+			if (t >= job->tokens)
+				break;
+		}
 		job->total += (uint32_t)__builtin_popcountll(difference_add(
 		    job, &planes[at / PLANE_TOKENS], t, at % PLANE_TOKENS, low_bytes, high_bytes));
 		at++;

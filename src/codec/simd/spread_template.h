@@ -20,6 +20,9 @@ struct spread_sums {
 	_Alignas(VECTOR_BYTES) int32_t peak[SPREAD_GROUPS * LANES], count[SPREAD_GROUPS * LANES];
 };
 
+/* Peaks of bf16 are its own 16 bits, in the order of channels: the first half of each column's. */
+#define BF16_INFINITY 0x7f80
+
 /* Half a column of a few tokens, in registers. */
 struct spread_part {
 	vf sum, square;
@@ -34,10 +37,20 @@ INLINE void spread_add(struct spread_part *part, vf x, const int careful, const 
 		x = (vf)((vi)x & finite);
 		part->count -= finite;
 	}
-	part->peak = max32(part->peak, (vi)x & INT32_MAX);
+	if (dtype != SSV_DTYPE_BF16)
+		part->peak = max32(part->peak, (vi)x & INT32_MAX);
 	part->sum += x;
 	part->square =
 	    dtype == SSV_DTYPE_BF16 ? add_product(part->square, x, x) : part->square + x * x;
+}
+
+INLINE vi peak_of_pairs(vi peak, const uint8_t *p, const int careful)
+{
+	vh magnitude = (vh)load_vector(p) & INT16_MAX;
+
+	if (careful)
+		magnitude &= magnitude < BF16_INFINITY;
+	return (vi)max16((vh)peak, magnitude);
 }
 
 INLINE struct spread_part spread_load(const struct spread_sums *sums, uint32_t at)
@@ -75,6 +88,8 @@ INLINE void spread_few(const uint8_t *p, uint64_t row_bytes, const uint32_t toke
 		__builtin_prefetch(p + SPREAD_AHEAD * row_bytes);
 		spread_add(&even, x.even, careful, dtype);
 		spread_add(&odd, x.odd, careful, dtype);
+		if (dtype == SSV_DTYPE_BF16)
+			even.peak = peak_of_pairs(even.peak, p, careful);
 	}
 	spread_save(sums, at, even, careful);
 	spread_save(sums, at + V, odd, careful);
@@ -90,9 +105,9 @@ INLINE void spread_run_end(struct spread_sums *sums, uint32_t channels)
 		memcpy(&square, sums->run_square + c, sizeof(square));
 		add_run(sum, sums->sum + c);
 		add_run(square, sums->square + c);
+		memset(sums->run_sum + c, 0, sizeof(sum));
+		memset(sums->run_square + c, 0, sizeof(square));
 	}
-	memset(sums->run_sum, 0, channels * sizeof(float));
-	memset(sums->run_square, 0, channels * sizeof(float));
 }
 
 /* In the order of memory: a few tokens, and of them all columns. */
@@ -118,10 +133,19 @@ INLINE void spread_columns(const struct group_view *view, struct spread_sums *su
 	spread_run_end(sums, view->lanes);
 }
 
-INLINE int spread_is_finite(const struct spread_sums *sums, uint32_t channels)
+INLINE int spread_is_finite(const struct spread_sums *sums, uint32_t channels, const uint8_t dtype)
 {
 	vi peak = {0};
+	vh pairs = {0};
 
+	if (dtype == SSV_DTYPE_BF16) {
+		for (uint32_t i = 0; i < channels; i += COLUMN)
+			pairs = max16(pairs, (vh)load_vector(sums->peak + i));
+		for (uint32_t i = 0; i < COLUMN; i++)
+			if (pairs[i] >= BF16_INFINITY)
+				return 0;
+		return 1;
+	}
 	for (uint32_t i = 0; i < channels; i += V)
 		peak = max32(peak, (vi)load_vector(sums->peak + i));
 	for (uint32_t i = 0; i < V; i++)
@@ -134,12 +158,22 @@ INLINE void spread_groups(const struct group_view *view, struct spread_sums *sum
 			  const uint8_t dtype)
 {
 	spread_columns(view, sums, 0, dtype);
-	if (!spread_is_finite(sums, view->lanes)) {
+	if (!spread_is_finite(sums, view->lanes, dtype)) {
 		spread_columns(view, sums, 1, dtype);
 		return;
 	}
 	for (uint32_t i = 0; i < view->lanes; i++)
 		sums->count[i] = (int32_t)(view->tokens - view->first);
+}
+
+static float peak_at(const struct spread_sums *sums, uint32_t channel, uint8_t dtype)
+{
+	uint16_t pairs[COLUMN];
+
+	if (dtype != SSV_DTYPE_BF16)
+		return f32_of((uint32_t)sums->peak[column_place(channel)]);
+	memcpy(pairs, sums->peak + channel / COLUMN * COLUMN, sizeof(pairs));
+	return f32_from_bf16(pairs[channel % COLUMN]);
 }
 
 static void spread_store(const struct spread_sums *sums, const struct spread_job *job,
@@ -150,7 +184,7 @@ static void spread_store(const struct spread_sums *sums, const struct spread_job
 
 		job->sum[channel0 + i] = sums->sum[place];
 		job->square[channel0 + i] = sums->square[place];
-		job->peak[channel0 + i] = f32_of((uint32_t)sums->peak[place]);
+		job->peak[channel0 + i] = peak_at(sums, i, job->view.dtype);
 		job->count[channel0 + i] = (uint32_t)sums->count[place];
 	}
 }
