@@ -15,8 +15,9 @@
  *
  * Failure. A lane's first error ends it: the queue pair goes to the error state, everything that is
  * out comes back flushed, and only when all of it has come back are the jobs handed back, because a
- * job that was handed back must not touch memory any more. If the device says nothing for
- * RDMA_DRAIN_LOOKS looks the queue pair is destroyed, which ends them by force. A broken lane stays
+ * job that was handed back must not touch memory any more. A device that ends no request for
+ * RDMA_STALL_NS has failed too. If it says nothing for RDMA_DRAIN_LOOKS looks after a failure the
+ * queue pair is destroyed, which ends them by force. A broken lane stays
  * broken, and its region is severed: what was under way when it broke may still reach the owner's
  * card, so nothing but the owner's own revocation can promise that it does not.
  */
@@ -221,8 +222,9 @@ static int status_of(enum ibv_wc_status status)
 	}
 }
 
-static void lane_look(struct rdma_lane *lane)
+static void lane_look(struct rdma_lane *lane, uint64_t now_ns)
 {
+	const uint64_t before = lane->ended;
 	struct ibv_wc wcs[RDMA_CQES];
 	int n;
 
@@ -237,6 +239,10 @@ static void lane_look(struct rdma_lane *lane)
 	} while (n == (int)RDMA_CQES);
 	if (n < 0)
 		lane_break(lane, -EIO);
+	if (lane->ended != before || lane->ended == lane->posted)
+		lane->progress_ns = now_ns;
+	else if (now_ns > lane->progress_ns + RDMA_STALL_NS)
+		lane_break(lane, -ESRCH);
 }
 
 static void jobs_back(struct deliver_queue *jobs, int status, struct deliver_queue *done)
@@ -302,6 +308,7 @@ static void rdma_submit(struct deliver_queue *queue, struct deliver_job *job)
 	}
 	if (!lane->listed) {
 		lane->listed = 1;
+		lane->progress_ns = queue->now_ns;
 		lane->next = queue->lanes[DELIVER_LANES_RDMA];
 		queue->lanes[DELIVER_LANES_RDMA] = lane;
 	}
@@ -316,7 +323,7 @@ static uint32_t rdma_poll(struct deliver_queue *queue, struct deliver_job **done
 	while (*at) {
 		struct rdma_lane *lane = *at;
 
-		lane_look(lane);
+		lane_look(lane, queue->now_ns);
 		lane_end(lane, queue);
 		lane_begin(lane);
 		if (lane->status)

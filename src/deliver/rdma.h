@@ -27,6 +27,7 @@
 /* Neighbouring runs are joined up to this length. */
 #define RDMA_RUN_BYTES_MAX (1 * MIB)
 /* Looks at a broken lane's completions before its queue pair is destroyed, which ends them too. */
+#define RDMA_STALL_NS    5000000000ull /* a device that says nothing for so long is given up */
 #define RDMA_DRAIN_LOOKS 100000u
 
 /* Work requests of one post; its last one reports. */
@@ -51,6 +52,7 @@ struct rdma_lane {
 	uint64_t address;     /* the region's start for this key */
 	uint64_t posted;      /* work requests so far */
 	uint64_t ended;       /* of these: ended, in order */
+	uint64_t progress_ns; /* when a request ended last, or nothing was out */
 	uint64_t bytes;       /* in flight */
 	uint32_t head, count; /* of flights */
 	int status;           /* 0, or why the lane is broken: what its jobs end with */

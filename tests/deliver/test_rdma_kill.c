@@ -123,6 +123,32 @@ static void nothing_lands_after_a_revocation(void **state)
 	}
 }
 
+/* An owner that has not taken the answer acknowledges nothing, and the device tries for a while. */
+static void a_device_without_progress_is_given_up(void **state)
+{
+	struct memory memory = memory_make(LARGE_REGION);
+	struct blob offer, answer;
+	struct rdma_owner *owner = owner_open(&memory, LARGE_REGION, &offer);
+	struct region *region = card_attach(&offer, 1, &answer);
+	struct work *work = work_make(region, 0);
+
+	(void)state;
+	work_submit(work, DELIVER_IN, 0);
+	work_poll(work);
+	work->queue.now_ns = 4 * NS_PER_S;
+	work_poll(work);
+	assert_false(region_is_severed(region));
+	work->queue.now_ns = 6 * NS_PER_S;
+	work_poll(work);
+	assert_true(region_is_severed(region));
+	work_finish(work);
+	assert_int_equal(work->status, -ESRCH);
+	free(work);
+	region_detach(region);
+	assert_int_equal(rdma_owner_close(owner), 0);
+	memory_free(&memory);
+}
+
 /* ---- two processes -------------------------------------------------------------------------- */
 
 /* The other side: it says one blob and hears one. */
@@ -270,6 +296,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(nothing_lands_after_a_revocation),
+	    cmocka_unit_test(a_device_without_progress_is_given_up),
 	    cmocka_unit_test(owner_is_killed_under_writes),
 	    cmocka_unit_test(card_is_killed_under_writes),
 	};
