@@ -158,7 +158,10 @@ def live(path: str, memory: GuardedMemory, plan: Plan, story: Story) -> None:
             engine.submit(engine.store(key(number), blocks))
             count += 1
         story.phase = "wait"
-        done = engine.completions(count)
+        try:
+            done = engine.completions(count)
+        except AssertionError as failure:
+            raise AssertionError(f"{failure}; {engine.stat()}") from None
         story.statuses = {n: (one.status, one.tokens) for n, one in done.items()}
         story.phase = "unregister"
         engine.session.region_unregister(engine.region, 20000)
