@@ -71,6 +71,7 @@ Section: net
 Priority: optional
 Installed-Size: $(du -sk "$tree" | cut -f1)
 Depends: $depends
+Recommends: ibverbs-providers
 Description: data plane that keeps KV caches of LLM engines in a store
  The daemon shadowserved (on the engine's host or on a SmartNIC), the relay for hosts whose data
  plane is on another machine, the command line, the library libshadowserve and its header.
@@ -88,7 +89,28 @@ if [ "$1" = configure ]; then
 	ldconfig
 fi
 END
-chmod 755 "$tree/DEBIAN/postinst"
+cat >"$tree/DEBIAN/prerm" <<'END'
+#!/bin/sh
+set -e
+if [ "$1" = remove ] && command -v systemctl >/dev/null; then
+	now=
+	[ ! -d /run/systemd/system ] || now=--now
+	systemctl disable -q $now shadowserve-relay shadowserved shadowserved-smartnic || true
+fi
+END
+cat >"$tree/DEBIAN/postrm" <<'END'
+#!/bin/sh
+# Purged, nothing of the package's own is left: the cache goes too. The user stays, as Debian's
+# system users do, and so do files that others put into /etc/shadowserve: keys, relay.yaml.
+set -e
+if [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
+if [ "$1" = purge ]; then
+	rm -rf /var/cache/shadowserve
+	[ ! -d /etc/shadowserve ] || rmdir --ignore-fail-on-non-empty /etc/shadowserve
+fi
+if [ "$1" = remove ]; then ldconfig; fi
+END
+chmod 755 "$tree/DEBIAN/postinst" "$tree/DEBIAN/prerm" "$tree/DEBIAN/postrm"
 
 SOURCE_DATE_EPOCH=$(git log -1 --format=%ct 2>/dev/null || date +%s)
 export SOURCE_DATE_EPOCH
