@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/hex.h"
 
 #define BAR_WIDTH       30
 #define BAR_INTERVAL_NS (100 * NS_PER_MS)
@@ -111,17 +112,6 @@ const char *cli_bytes(double bytes, char *text)
 	}
 	snprintf(text, 32, unit ? "%.1f %s" : "%.0f %s", bytes, units[unit]);
 	return text;
-}
-
-static int hex_digit(char c)
-{
-	if (c >= '0' && c <= '9')
-		return c - '0';
-	if (c >= 'a' && c <= 'f')
-		return c - 'a' + 10;
-	if (c >= 'A' && c <= 'F')
-		return c - 'A' + 10;
-	return -1;
 }
 
 int cli_parse_key(const char *text, struct ssv_key *ret_key)

@@ -11,6 +11,8 @@
 #include <stdarg.h>
 #include <string.h>
 
+#include "base/hex.h"
+
 #define RATE_ONE 1000000u /* 100 % */
 
 int uri_error(char *error, int err, const char *format, ...)
@@ -23,17 +25,6 @@ int uri_error(char *error, int err, const char *format, ...)
 	(void)vsnprintf(error, SSV_ERROR_TEXT_MAX, format, args);
 	va_end(args);
 	return err;
-}
-
-static int hex_digit(char c)
-{
-	if (c >= '0' && c <= '9')
-		return c - '0';
-	if (c >= 'a' && c <= 'f')
-		return c - 'a' + 10;
-	if (c >= 'A' && c <= 'F')
-		return c - 'A' + 10;
-	return -1;
 }
 
 /* Decode %XX in place. -EINVAL: a '%' without two hex digits, or %00. */
