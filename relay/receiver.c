@@ -24,6 +24,7 @@
 #include "base/log.h"
 #include "connection.h"
 #include "shadowserve.h"
+#include "stream/address.h"
 
 #define BACKLOG         128
 #define CONNECTIONS_MAX 1024u
@@ -377,22 +378,13 @@ static int port_listen(struct receiver *receiver, const struct sockaddr_storage 
 {
 	struct sockaddr_storage bound;
 	socklen_t bytes = sizeof(bound);
-	const int one = 1;
 
-	receiver->listener =
-	    socket(address->ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, IPPROTO_TCP);
+	receiver->listener = address_listen(address, BACKLOG);
 	if (receiver->listener < 0)
+		return receiver->listener;
+	if (getsockname(receiver->listener, (struct sockaddr *)&bound, &bytes) < 0)
 		return -errno;
-	(void)setsockopt(receiver->listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
-	if (bind(receiver->listener, (const struct sockaddr *)address,
-		 address->ss_family == AF_INET ? sizeof(struct sockaddr_in)
-					       : sizeof(struct sockaddr_in6)) < 0 ||
-	    listen(receiver->listener, BACKLOG) < 0 ||
-	    getsockname(receiver->listener, (struct sockaddr *)&bound, &bytes) < 0)
-		return -errno;
-	receiver->port =
-	    ntohs(bound.ss_family == AF_INET ? ((struct sockaddr_in *)&bound)->sin_port
-					     : ((struct sockaddr_in6 *)&bound)->sin6_port);
+	receiver->port = address_port(&bound);
 	return 0;
 }
 
