@@ -23,7 +23,7 @@ PYTHON = $(VENV)/bin/python
 
 SSV_FUZZ_SECONDS ?= 600
 
-.PHONY: setup-dpdk dpdk test-rdma rdma demo test fuzz bench bench-page bench-gpu install deb clean build system venv
+.PHONY: setup-dpdk dpdk test-rdma rdma demo test calibrate fuzz bench bench-page bench-gpu install deb clean build system venv
 
 build: system
 	@packaging/build.sh build/release
@@ -33,6 +33,10 @@ demo: build venv
 
 test: dpdk rdma build venv
 	@$(PYTHON) tests/run.py $(if $(ONLY),--only $(ONLY))
+
+calibrate: build venv
+	@PYTHONPATH=python SHADOWSERVE_PYTHON=$(PYTHON) build/release/cli/shadowserve calibrate $(MODEL) \
+		$(CALIBRATE_ARGS)
 
 test-rdma: system
 	@packaging/setup_optional.sh rdma
