@@ -104,6 +104,22 @@ static uint8_t *put(uint8_t *out, const void *bytes, uint32_t count)
 	return out + count;
 }
 
+/* A bit of each byte, which is 0 or 1. */
+static uint8_t *put_bits(uint8_t *out, const uint8_t *bytes, uint32_t count)
+{
+	uint32_t i = 0;
+
+	/* the product's upper byte has the eight bytes side by side */
+	for (; i + 8 <= count; i += 8)
+		*out++ = (uint8_t)(load_le64(bytes + i) * 0x0102040810204080u >> 56);
+	if (i == count)
+		return out;
+	*out = 0;
+	for (; i < count; i++)
+		*out |= (uint8_t)(bytes[i] << i % 8);
+	return out + 1;
+}
+
 uint32_t draft_meta(const struct draft *draft, int lossless, uint8_t *meta)
 {
 	const struct codec_scratch *s = draft->scratch;
@@ -120,16 +136,14 @@ uint32_t draft_meta(const struct draft *draft, int lossless, uint8_t *meta)
 		out = put(out, s->exponent, draft->groups * META_CLASSES);
 	if (draft->flags & TENSOR_OFFSET_I8) {
 		for (uint32_t c = 0; c < draft->channels; c++)
-			*out++ = (uint8_t)s->offset[c];
+			out[c] = (uint8_t)s->offset[c];
+		out += draft->channels;
 	} else if (draft->flags & TENSOR_OFFSET_I16) {
 		for (uint32_t c = 0; c < draft->channels; c++, out += 2)
 			store_le16(out, (uint16_t)s->offset[c]);
 	}
 	if (draft->flags & TENSOR_DELTA) {
-		memset(out, 0, (draft->channels + 7) / 8);
-		for (uint32_t c = 0; c < draft->channels; c++)
-			out[c / 8] |= (uint8_t)(s->delta[c] << c % 8);
-		out += (draft->channels + 7) / 8;
+		out = put_bits(out, s->delta, draft->channels);
 	}
 	if (draft->flags & TENSOR_FACTOR)
 		out = put(out, s->factor, draft->channels);

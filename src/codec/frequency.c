@@ -42,10 +42,10 @@ static const uint32_t log2_q16[TOTAL + 1] = {
 
 uint32_t log2_count(uint32_t count)
 {
-	uint32_t shift = 0;
+	uint32_t shift = count > TOTAL ? 32 - 9 - (uint32_t)__builtin_clz(count) : 0;
 
-	while (count >> shift > TOTAL)
-		shift++;
+	/* the least shift that leads into the table */
+	shift += count >> shift > TOTAL;
 	return (shift << 16) + log2_q16[count >> shift];
 }
 

@@ -387,12 +387,12 @@ static void group_keep(struct draft *d, uint32_t group, const int16_t offset[LAN
 {
 	struct codec_scratch *s = d->scratch;
 	uint32_t lanes = draft_lanes(d, group), any = 0, wide = 0, some_delta = 0;
+	uint8_t *flag = s->delta + group * LANES;
 
+	memcpy(s->offset + group * LANES, offset, lanes * sizeof(*offset));
+	for (uint32_t i = 0; i < lanes; i++)
+		flag[i] = (uint8_t)(delta[i] & 1);
 	for (uint32_t i = 0; i < lanes; i++) {
-		uint32_t channel = group * LANES + i;
-
-		s->offset[channel] = offset[i];
-		s->delta[channel] = (uint8_t)(delta[i] & 1);
 		any |= (uint16_t)offset[i];
 		wide |= (uint32_t)(offset[i] ^ (int8_t)offset[i]);
 		some_delta |= (uint16_t)delta[i];
@@ -481,11 +481,15 @@ static int group_code(struct draft *d, uint32_t group, int want_offsets)
 /* Squares of values below the least step vanish in fp32, and so would their error: store them. */
 static int is_too_small(const struct draft *d)
 {
-	float peak = 0;
+	const float *peak = d->scratch->peak, least = step_scale(1, STEP_FACTOR_ONE);
+	int is_zero = 1;
 
-	for (uint32_t c = 0; c < d->channels; c++)
-		peak = d->scratch->peak[c] > peak ? d->scratch->peak[c] : peak;
-	return peak > 0 && peak < step_scale(1, STEP_FACTOR_ONE);
+	for (uint32_t c = 0; c < d->channels; c++) {
+		if (peak[c] >= least)
+			return 0;
+		is_zero &= !(peak[c] > 0);
+	}
+	return !is_zero;
 }
 
 int draft_quantise(struct draft *d, const struct tier *tier)

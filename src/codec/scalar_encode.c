@@ -321,12 +321,15 @@ void scalar_measure(struct measure_job *job)
 
 void measure_total(struct measure_job *job, const double error[LANES], const double norm[LANES])
 {
-	job->error_sum = 0;
-	job->norm_sum = 0;
-	for (uint32_t i = 0; i < LANES; i++) {
-		job->error_sum += error[i];
-		job->norm_sum += job->wants_norm ? norm[i] : 0;
-	}
+	double error_sum = 0, norm_sum = 0;
+
+	/* sums in memory would wait for it with each addition */
+	for (uint32_t i = 0; i < LANES; i++)
+		error_sum += error[i];
+	for (uint32_t i = 0; i < LANES && job->wants_norm; i++)
+		norm_sum += norm[i];
+	job->error_sum = error_sum;
+	job->norm_sum = norm_sum;
 }
 
 void measure_fractions(struct measure_job *job, const uint32_t square[LANES],
