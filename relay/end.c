@@ -88,7 +88,8 @@ void end_flush(struct end *end)
 	if (end->stream && !end->ended && stream_flush(end->stream))
 		end->ended = 1;
 	end->out_bytes -= sent;
-	memmove(end->out, end->out + sent, end->out_bytes);
+	if (sent) /* nothing was ever queued: there is no buffer */
+		memmove(end->out, end->out + sent, end->out_bytes);
 }
 
 size_t end_room(const struct end *end)
