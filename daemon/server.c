@@ -22,6 +22,8 @@
 #include "base/log.h"
 #include "base/tally.h"
 #include "plane/session.h"
+#include "stream/crowd.h"
+#include "stream/stream.h"
 
 #define EVENTS_A_ROUND  64
 #define DRAIN_LOOK_NS   (20 * NS_PER_MS) /* puts end without an event */
@@ -152,18 +154,46 @@ static void connections_accept(struct server *server, uint64_t now_ns)
 	}
 }
 
-/* Those of other machines whose handshake and HELLO are still to come. */
-static uint32_t strangers_count(const struct server *server)
+/* Those of other machines whose handshake and HELLO are still to come, in order of arrival. */
+static uint32_t strangers_list(const struct server *server, struct session **ret_strangers)
 {
 	uint32_t n = 0;
 
 	for (uint32_t i = 0; i < server->slots_count; i++) {
-		const struct session *session = server->slots[i].session;
+		struct session *session = server->slots[i].session;
+		uint32_t at = n;
 
-		n += session && session_is_remote(session) &&
-		     session_state(session) == SESSION_GREETING;
+		if (!session || !session_is_remote(session) ||
+		    session_state(session) != SESSION_GREETING)
+			continue;
+		for (; at &&
+		       session_deadline_ns(ret_strangers[at - 1]) > session_deadline_ns(session);
+		     at--)
+			ret_strangers[at] = ret_strangers[at - 1];
+		ret_strangers[at] = session;
+		n++;
 	}
 	return n;
+}
+
+/* 0: there is a place for one more; 1: there is, and somebody gave his; -EBUSY: there is none. */
+static int stranger_place(struct server *server, const struct stream *newcomer, uint64_t now_ns)
+{
+	struct session *strangers[STRANGERS_MAX];
+	uint64_t hosts[STRANGERS_MAX + 1];
+	uint32_t pays;
+
+	if (strangers_list(server, strangers) < STRANGERS_MAX)
+		return 0;
+	for (uint32_t i = 0; i < STRANGERS_MAX; i++)
+		hosts[i] = crowd_host_of(session_socket(strangers[i]));
+	hosts[STRANGERS_MAX] = crowd_host_of(stream_fd(newcomer));
+	pays = crowd_pays(hosts, STRANGERS_MAX + 1);
+	server->refused++;
+	if (pays == STRANGERS_MAX)
+		return -EBUSY;
+	session_turn_away(strangers[pays], "no HELLO yet, and its place was needed", now_ns);
+	return 1;
 }
 
 static void relays_accept(struct server *server, uint64_t now_ns)
@@ -181,14 +211,16 @@ static void relays_accept(struct server *server, uint64_t now_ns)
 			continue;
 		if (err)
 			break;
-		if (strangers_count(server) < STRANGERS_MAX) {
-			connection_take(server, stream, -1, 0, now_ns);
+		err = stranger_place(server, stream, now_ns);
+		if (err < 0) {
+			log_warn("connection refused reason=\"%d handshakes are under way\"",
+				 STRANGERS_MAX);
+			stream_destroy(stream);
 			continue;
 		}
-		server->refused++;
-		log_warn("connection refused reason=\"%d handshakes are under way\"",
-			 STRANGERS_MAX);
-		stream_destroy(stream);
+		connection_take(server, stream, -1, 0, now_ns);
+		if (err) /* the slot of who went is free in the next round */
+			break;
 	}
 }
 

@@ -37,6 +37,7 @@ struct connection {
 	int fd;
 	struct grant *grant;  /* NULL: HELLO has not come */
 	uint64_t deadline_ns; /* for HELLO */
+	uint64_t host;        /* whence it came (stream/crowd.h) */
 	uint64_t sequence;    /* of the frame begun last */
 	uint64_t written;     /* last WRITE that is whole */
 	uint64_t answered;    /* what the peer knows */

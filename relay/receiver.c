@@ -5,6 +5,9 @@
  * Revoking is asked of the thread, which closes the grant's connections between two receives and
  * says so: from then on no system call of this process writes to the memory for the card. What
  * was sent late lies in a closed socket.
+ *
+ * Whoever reaches the port may connect. Until its HELLO has come a connection is a guest: it has
+ * one of 64 places, for 2 s at most, and less when others want it (stream/crowd.h).
  */
 #include "receiver.h"
 
@@ -25,6 +28,7 @@
 #include "connection.h"
 #include "shadowserve.h"
 #include "stream/address.h"
+#include "stream/crowd.h"
 
 #define BACKLOG         128
 #define CONNECTIONS_MAX 1024u
@@ -32,7 +36,11 @@
 #define GRANTS_MAX      1024u
 #define A_GRANT_MAX     256u /* connections of one grant: threads of a card */
 #define HELLO_NS        (2 * NS_PER_S)
+#define ACCEPTS_A_ROUND 16
 #define EVENTS_A_ROUND  32
+#define STRANGE_LOG_NS  NS_PER_S /* between two lines about strangers */
+
+static_assert(GUESTS_MAX < CROWD_MAX, "with the newcomer");
 
 struct receiver {
 	pthread_t thread;
@@ -50,7 +58,9 @@ struct receiver {
 
 	/* The thread's own. */
 	struct connection *connections[CONNECTIONS_MAX];
-	uint32_t connections_count, guests;
+	uint32_t guests[GUESTS_MAX]; /* their indices, in order of arrival */
+	uint32_t guests_count;
+	uint64_t strange_ns, strange; /* since when and how many strangers went unsaid */
 };
 
 /* ---- grants --------------------------------------------------------------------------------- */
@@ -215,6 +225,18 @@ static int watch(struct receiver *receiver, int op, int fd, uint32_t index, uint
 	return epoll_ctl(receiver->epoll, op, fd, &event) < 0 ? -errno : 0;
 }
 
+/* It is no guest any more. */
+static void guest_leaves(struct receiver *receiver, uint32_t index)
+{
+	uint32_t at = 0;
+
+	while (receiver->guests[at] != index)
+		at++;
+	receiver->guests_count--;
+	memmove(&receiver->guests[at], &receiver->guests[at + 1],
+		(receiver->guests_count - at) * sizeof(receiver->guests[0]));
+}
+
 static void connection_close(struct receiver *receiver, uint32_t index)
 {
 	struct connection *c = receiver->connections[index];
@@ -222,14 +244,88 @@ static void connection_close(struct receiver *receiver, uint32_t index)
 	if (c->grant)
 		c->grant->connections--;
 	else
-		receiver->guests--;
+		guest_leaves(receiver, index);
 	close(c->fd);
 	free(c);
 	receiver->connections[index] = NULL;
-	receiver->connections_count--;
 }
 
-static void connection_add(struct receiver *receiver, int fd)
+/* Who is no card of ours can make as many such lines as connections: one a second is enough. */
+static void stranger_log(struct receiver *receiver, const char *why)
+{
+	uint64_t now_ns = clock_now_ns();
+
+	receiver->strange++;
+	if (receiver->strange_ns && now_ns < receiver->strange_ns + STRANGE_LOG_NS)
+		return;
+	log_warn("data connections without greeting end count=%llu reason=\"%s\"",
+		 (unsigned long long)receiver->strange, why);
+	receiver->strange_ns = now_ns;
+	receiver->strange = 0;
+}
+
+/* Receive and answer; it may be closed. */
+static void connection_serve(struct receiver *receiver, uint32_t index)
+{
+	struct connection *c = receiver->connections[index];
+	int was_out = c->wants_out, was_guest = !c->grant;
+	char why[64];
+	uint64_t bytes;
+	int err = connection_work(c, receiver, &bytes, why);
+
+	if (was_guest && c->grant) {
+		c->grant->connections++;
+		guest_leaves(receiver, index);
+	}
+	if (bytes || err < 0) {
+		pthread_mutex_lock(&receiver->lock);
+		receiver->stats.bytes += bytes;
+		receiver->stats.broken += err < 0;
+		if (err == -EPROTO && c->grant && grant_state(c->grant) == GRANT_HELD)
+			grant_set(c->grant, GRANT_BROKEN);
+		pthread_mutex_unlock(&receiver->lock);
+	}
+	if (err < 0 && c->grant)
+		log_warn("data connection ends epoch=%llu reason=\"%s\"",
+			 (unsigned long long)c->grant->epoch, why);
+	else if (err < 0)
+		stranger_log(receiver, why);
+	if (err == -EPROTO && c->grant)
+		tell(receiver->changed);
+	if (err)
+		connection_close(receiver, index);
+	else if (was_out != c->wants_out)
+		(void)!watch(receiver, EPOLL_CTL_MOD, c->fd, index,
+			     EPOLLIN | (c->wants_out ? (uint32_t)EPOLLOUT : 0));
+}
+
+/* 1: there is a place for one more guest of `host`. Whose greeting lies unread does not lose his.
+ */
+static int guest_place(struct receiver *receiver, uint64_t host)
+{
+	while (receiver->guests_count == GUESTS_MAX) {
+		uint64_t hosts[GUESTS_MAX + 1];
+		struct connection *c;
+		uint32_t pays, index;
+
+		for (uint32_t i = 0; i < GUESTS_MAX; i++)
+			hosts[i] = receiver->connections[receiver->guests[i]]->host;
+		hosts[GUESTS_MAX] = host;
+		pays = crowd_pays(hosts, GUESTS_MAX + 1);
+		if (pays == GUESTS_MAX)
+			return 0;
+		index = receiver->guests[pays];
+		connection_serve(receiver, index);
+		c = receiver->connections[index];
+		if (!c || c->grant)
+			continue;
+		stranger_log(receiver, "its place was needed");
+		connection_close(receiver, index);
+	}
+	return 1;
+}
+
+static void connection_add(struct receiver *receiver, int fd, uint64_t host)
 {
 	const int one = 1;
 	struct connection *c = NULL;
@@ -237,7 +333,7 @@ static void connection_add(struct receiver *receiver, int fd)
 
 	while (index < CONNECTIONS_MAX && receiver->connections[index])
 		index++;
-	if (index < CONNECTIONS_MAX && receiver->guests < GUESTS_MAX)
+	if (index < CONNECTIONS_MAX && guest_place(receiver, host))
 		c = calloc(1, sizeof(*c));
 	pthread_mutex_lock(&receiver->lock);
 	receiver->stats.connections += c != NULL;
@@ -250,16 +346,19 @@ static void connection_add(struct receiver *receiver, int fd)
 	}
 	(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
 	c->fd = fd;
+	c->host = host;
 	c->deadline_ns = clock_now_ns() + HELLO_NS;
 	receiver->connections[index] = c;
-	receiver->connections_count++;
-	receiver->guests++;
+	receiver->guests[receiver->guests_count++] = index;
 }
 
 static void connections_accept(struct receiver *receiver)
 {
-	for (int i = 0; i < 16; i++) {
-		int fd = accept4(receiver->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	for (int i = 0; i < ACCEPTS_A_ROUND; i++) {
+		struct sockaddr_storage from = {0};
+		socklen_t bytes = sizeof(from);
+		int fd = accept4(receiver->listener, (struct sockaddr *)&from, &bytes,
+				 SOCK_CLOEXEC | SOCK_NONBLOCK);
 
 		if (fd < 0) {
 			/* Without a descriptor the queue would wake the thread for ever. */
@@ -267,40 +366,8 @@ static void connections_accept(struct receiver *receiver)
 				usleep(10000);
 			return;
 		}
-		connection_add(receiver, fd);
+		connection_add(receiver, fd, crowd_host(&from));
 	}
-}
-
-static void connection_serve(struct receiver *receiver, uint32_t index)
-{
-	struct connection *c = receiver->connections[index];
-	int was_out = c->wants_out, was_guest = !c->grant;
-	char why[64];
-	uint64_t bytes;
-	int err = connection_work(c, receiver, &bytes, why);
-
-	if (was_guest && c->grant) {
-		c->grant->connections++;
-		receiver->guests--;
-	}
-	if (bytes || err < 0) {
-		pthread_mutex_lock(&receiver->lock);
-		receiver->stats.bytes += bytes;
-		receiver->stats.broken += err < 0;
-		if (err == -EPROTO && c->grant && grant_state(c->grant) == GRANT_HELD)
-			grant_set(c->grant, GRANT_BROKEN);
-		pthread_mutex_unlock(&receiver->lock);
-	}
-	if (err < 0)
-		log_warn("data connection ends epoch=%llu reason=\"%s\"",
-			 c->grant ? (unsigned long long)c->grant->epoch : 0ull, why);
-	if (err == -EPROTO && c->grant)
-		tell(receiver->changed);
-	if (err)
-		connection_close(receiver, index);
-	else if (was_out != c->wants_out)
-		(void)!watch(receiver, EPOLL_CTL_MOD, c->fd, index,
-			     EPOLLIN | (c->wants_out ? (uint32_t)EPOLLOUT : 0));
 }
 
 /* Close what was revoked, and say so. Returns 1 when the thread shall end. */
@@ -330,19 +397,16 @@ static int asked_take(struct receiver *receiver)
 /* Guests that said nothing go; milliseconds until the next must, -1: there is none. */
 static int guests_check(struct receiver *receiver)
 {
-	uint64_t now_ns = clock_now_ns(), next_ns = TIME_NEVER;
+	uint64_t now_ns = clock_now_ns();
 
-	for (uint32_t i = 0; i < CONNECTIONS_MAX && receiver->guests; i++) {
-		struct connection *c = receiver->connections[i];
+	while (receiver->guests_count) {
+		uint64_t deadline_ns = receiver->connections[receiver->guests[0]]->deadline_ns;
 
-		if (!c || c->grant)
-			continue;
-		if (now_ns >= c->deadline_ns)
-			connection_close(receiver, i);
-		else
-			next_ns = u64_min(next_ns, c->deadline_ns);
+		if (now_ns < deadline_ns)
+			return (int)((deadline_ns - now_ns) / NS_PER_MS + 1);
+		connection_close(receiver, receiver->guests[0]);
 	}
-	return next_ns == TIME_NEVER ? -1 : (int)((next_ns - now_ns) / NS_PER_MS + 1);
+	return -1;
 }
 
 #define INDEX_LISTENER UINT32_MAX
@@ -355,7 +419,7 @@ static void *receiver_main(void *context)
 
 	while (!stop) {
 		struct epoll_event events[EVENTS_A_ROUND];
-		int wait_ms = receiver->guests ? guests_check(receiver) : -1;
+		int wait_ms = guests_check(receiver);
 		int n = epoll_wait(receiver->epoll, events, EVENTS_A_ROUND, wait_ms);
 
 		for (int i = 0; i < n; i++) {

@@ -111,6 +111,12 @@ void session_peer_died(struct session *session, uint64_t now_ns)
 	session_end(session, -ENOTCONN, "the client's process died", now_ns);
 }
 
+void session_turn_away(struct session *session, const char *reason, uint64_t now_ns)
+{
+	session->peer_gone = 1; /* nothing is said to it, so nothing is waited for */
+	session_end(session, -EBUSY, reason, now_ns);
+}
+
 void session_tick(struct session *session, uint64_t now_ns)
 {
 	if (now_ns < session->deadline_ns)

@@ -75,6 +75,9 @@ void session_end(struct session *session, int status, const char *reason, uint64
 /* The client's process is dead: nobody reads CLOSE. */
 void session_peer_died(struct session *session, uint64_t now_ns);
 
+/* Its place is needed, and it has not said HELLO: it ends without a word. */
+void session_turn_away(struct session *session, const char *reason, uint64_t now_ns);
+
 enum session_state session_state(const struct session *session);
 uint64_t session_plane_id(const struct session *session); /* valid from OPEN until DONE */
 int session_socket(const struct session *session);

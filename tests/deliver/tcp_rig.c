@@ -100,14 +100,22 @@ int tcp_rig_is_untouched(const struct tcp_rig *rig)
 	return 1;
 }
 
-int tcp_rig_connect(const struct tcp_rig *rig)
+int tcp_rig_connect_from(const struct tcp_rig *rig, uint32_t host)
 {
 	const struct sockaddr_storage to = loopback(receiver_port(rig->receiver));
+	struct sockaddr_storage from = loopback(0);
 	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
+	((struct sockaddr_in *)&from)->sin_addr.s_addr = htonl(INADDR_LOOPBACK + host);
 	assert_true(fd >= 0);
+	assert_int_equal(bind(fd, (const struct sockaddr *)&from, sizeof(struct sockaddr_in)), 0);
 	assert_int_equal(connect(fd, (const struct sockaddr *)&to, sizeof(struct sockaddr_in)), 0);
 	return fd;
+}
+
+int tcp_rig_connect(const struct tcp_rig *rig)
+{
+	return tcp_rig_connect_from(rig, 0);
 }
 
 void tcp_rig_send(int fd, const void *bytes, size_t count)
@@ -129,14 +137,20 @@ void tcp_rig_receive(int fd, void *bytes, size_t count)
 	assert_int_equal(recv(fd, bytes, count, MSG_WAITALL), (ssize_t)count);
 }
 
-int tcp_rig_greet(const struct tcp_rig *rig)
+void tcp_rig_hello(const struct tcp_rig *rig, int fd)
 {
 	struct tcp_hello hello = {.version = htole16(TCP_VERSION), .epoch = rig->offer.epoch};
-	int fd = tcp_rig_connect(rig);
 
 	memcpy(hello.magic, TCP_MAGIC, sizeof(hello.magic));
 	memcpy(hello.token, rig->offer.token, sizeof(hello.token));
 	tcp_rig_send(fd, &hello, sizeof(hello));
+}
+
+int tcp_rig_greet(const struct tcp_rig *rig)
+{
+	int fd = tcp_rig_connect(rig);
+
+	tcp_rig_hello(rig, fd);
 	return fd;
 }
 

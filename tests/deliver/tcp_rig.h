@@ -36,7 +36,9 @@ int tcp_rig_is_untouched(const struct tcp_rig *rig);
 
 /* A connected socket that has said nothing, or HELLO as it is offered. */
 int tcp_rig_connect(const struct tcp_rig *rig);
+int tcp_rig_connect_from(const struct tcp_rig *rig, uint32_t host); /* 127.x.y.z: its low bits */
 int tcp_rig_greet(const struct tcp_rig *rig);
+void tcp_rig_hello(const struct tcp_rig *rig, int fd);
 /* 1 when the peer closes it within the limit; what it says before is dropped. */
 int tcp_rig_is_closed(int fd);
 void tcp_rig_send(int fd, const void *bytes, size_t count);

@@ -264,6 +264,55 @@ static void strangers_are_closed_and_change_nothing(void **unused)
 	tcp_rig_close(&rig);
 }
 
+/* Cards that connect before and after a crowd of silent ones, and greet while these are there. */
+static void card_gets_in(uint32_t crowd_count, uint32_t crowd_hosts, int before)
+{
+	const struct tcp_run run = RUN(0, 8);
+	struct tcp_rig rig;
+	struct tcp_frame frame;
+	struct tcp_answer answer;
+	int crowd[200], cards[2];
+
+	assert_true(crowd_count <= ARRAY_COUNT(crowd));
+	tcp_rig_open(&rig, BYTES);
+	frame = tcp_rig_frame(&rig, TCP_WRITE, 1, 1, 8);
+	if (before)
+		cards[0] = tcp_rig_connect(&rig);
+	for (uint32_t i = 0; i < crowd_count; i++)
+		crowd[i] = tcp_rig_connect_from(&rig, 1 + i % crowd_hosts);
+	cards[1] = tcp_rig_connect(&rig);
+	for (uint32_t i = !before; i < ARRAY_COUNT(cards); i++) {
+		tcp_rig_hello(&rig, cards[i]);
+		tcp_rig_send(cards[i], &frame, sizeof(frame));
+		tcp_rig_send(cards[i], &run, sizeof(run));
+		tcp_rig_send(cards[i], &i, 4);
+		tcp_rig_send(cards[i], &i, 4);
+		tcp_rig_receive(cards[i], &answer, sizeof(answer));
+		assert_int_equal(le64toh(answer.sequence), 1);
+		close(cards[i]);
+	}
+	for (uint32_t i = 0; i < crowd_count; i++) {
+		assert_true(tcp_rig_is_closed(crowd[i]));
+		close(crowd[i]);
+	}
+	assert_int_equal(relay_way_tcp.state(rig.receiver, rig.grant), GRANT_HELD);
+	tcp_rig_close(&rig);
+}
+
+static void one_host_crowds_out_nobody(void **unused)
+{
+	(void)unused;
+	card_gets_in(200, 1, 1);
+	card_gets_in(200, 2, 1);
+}
+
+static void a_card_gets_past_many_silent_hosts(void **unused)
+{
+	(void)unused;
+	card_gets_in(62, 62, 1);
+	card_gets_in(200, 40, 0);
+}
+
 static void more_reads_than_allowed_end_the_grant(void **unused)
 {
 	const struct tcp_run run = RUN(0, BYTES);
@@ -324,6 +373,8 @@ int test_tcp_relay(void)
 	    cmocka_unit_test(frames_of_every_shape_land_where_they_say),
 	    cmocka_unit_test(frames_that_reach_outside_end_the_grant),
 	    cmocka_unit_test(strangers_are_closed_and_change_nothing),
+	    cmocka_unit_test(one_host_crowds_out_nobody),
+	    cmocka_unit_test(a_card_gets_past_many_silent_hosts),
 	    cmocka_unit_test(more_reads_than_allowed_end_the_grant),
 	    cmocka_unit_test(the_rest_of_a_revoked_frame_is_dropped),
 	};

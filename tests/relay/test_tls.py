@@ -33,8 +33,8 @@ def card(folder: Path, authority: Authority, processes: list[Daemon | Relay]) ->
     return card.start()
 
 
-def connect(card: Daemon) -> socket.socket:
-    peer = socket.create_connection(("127.0.0.1", port_of(card)))
+def connect(card: Daemon, host: str = "127.0.0.1") -> socket.socket:
+    peer = socket.create_connection(("127.0.0.1", port_of(card)), source_address=(host, 0))
     peer.settimeout(SOON_S)
     return peer
 
@@ -238,6 +238,22 @@ def test_garbage_and_silence_on_the_tls_port_disturb_nobody(
         peer.close()
     secure(card, authority.sign("host"), authority).close()
     witness.close()
+
+
+@pytest.mark.parametrize("hosts", [1, 30])
+def test_silent_hosts_keep_no_relay_out(card: Daemon, authority: Authority, hosts: int) -> None:
+    machine = authority.sign("host")
+    silent = [connect(card, f"127.0.0.{2 + i % hosts}") for i in range(40)]
+    for _ in range(3):  # one after another, each while strangers have all the places
+        relay = secure(card, machine, authority)
+        relay.sendall(message(1, 7, HELLO))
+        answer = receive(relay)
+        assert answer and answer[0] == 2
+        relay.close()
+        silent.append(connect(card, "127.0.0.2"))
+    Engine(card).close()
+    for peer in silent:
+        peer.close()
 
 
 def test_a_greeting_cut_anywhere_is_harmless(card: Daemon, authority: Authority) -> None:
