@@ -4,8 +4,8 @@
 Suites, in order: c (release build), sanitizers (ASan+UBSan: all C tests; TSan: those with
 threads; both: the daemon's tests), arm64 (all C tests and the daemon, built for aarch64 and run
 under qemu-user, with engines of this machine), static (layering, lengths, linter, types), python
-(package, programs, daemon), rdma (the rdma way in a guest with a software RDMA device) and vllm
-(the real engine).
+(package, programs, daemon), rdma (the rdma way in a guest with a software RDMA device, then the
+same with both sanitizer builds) and vllm (the real engine).
 The last line is "N passed, N failed, N skipped"; skips and failures are named above it.
 """
 
@@ -28,6 +28,12 @@ ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build"
 SUITES = ("c", "sanitizers", "arm64", "static", "python", "rdma", "vllm")
 TSAN_SUITES = ("base", "plane", "client", "store")
+# Instrumented code makes GCC warn of things that the release build shows to be false.
+DEBUG = ["-Doptimization=1", "-Ddebug=true", "-Db_lundef=false", "-Dwerror=false"]
+SANITIZED = {
+    "asan": [*DEBUG, "-Db_sanitize=address,undefined"],
+    "tsan": [*DEBUG, "-Db_sanitize=thread"],
+}
 FEW_SEEDS = "40"  # of the simulation, where it is slow
 ARM64_DAEMON = ["tests/daemon/test_life.py", "tests/daemon/test_stores.py"]
 ARM64_DAEMON += ["tests/daemon/test_hostile.py", "tests/relay/test_relay.py"]
@@ -169,14 +175,21 @@ def run_arm64() -> Tally:
 
 def run_rdma() -> Tally:
     tally = Tally()
+    for folder, options in SANITIZED.items():
+        build = subprocess.run(
+            [ROOT / "packaging" / "build.sh", BUILD / folder, *options], cwd=ROOT
+        )
+        if build.returncode:
+            return Tally(failed=1, notes=[f"FAILED rdma: the build {folder}"])
     try:
         ran = guest.run_tests(BUILD / "release")
+        ran += guest.run_sanitized([BUILD / folder for folder in SANITIZED])
     except guest.Missing as missing:
         return Tally(skipped=1, notes=[f"skipped rdma: {missing}"])
     for one in ran:
         passed, failed, skipped = cmocka_counts(one.output)
         if one.status != 0:
-            tally.notes.append(f"FAILED rdma: {one.name}, log: {guest.CACHE}/guest.log")
+            tally.notes.append(f"FAILED rdma: {one.name}, log: {guest.CACHE}/guest*.log")
             failed = max(failed, 1)
         tally.add(Tally(passed, failed, skipped))
     return tally
@@ -186,14 +199,9 @@ def run_suite(suite: str) -> Tally:
     if suite == "c":
         return run_meson(BUILD / "release", [], (), "release")
     if suite == "sanitizers":
-        # Instrumented code makes GCC warn of things that the release build shows to be false.
-        debug = ["-Doptimization=1", "-Ddebug=true", "-Db_lundef=false", "-Dwerror=false"]
-        tally = run_meson(
-            BUILD / "asan", [*debug, "-Db_sanitize=address,undefined"], (), "asan+ubsan"
-        )
+        tally = run_meson(BUILD / "asan", SANITIZED["asan"], (), "asan+ubsan")
         tsan = BUILD / "tsan"
-        options = [*debug, "-Db_sanitize=thread"]
-        tally.add(run_meson(tsan, options, TSAN_SUITES, "tsan", SSV_SEEDS=FEW_SEEDS))
+        tally.add(run_meson(tsan, SANITIZED["tsan"], TSAN_SUITES, "tsan", SSV_SEEDS=FEW_SEEDS))
         for folder in (BUILD / "asan", tsan):
             tally.add(run_pytest(f"daemon-{folder.name}", ["tests/daemon"], folder))
         tally.add(run_pytest("relay-asan", ["tests/relay"], BUILD / "asan"))

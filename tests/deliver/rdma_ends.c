@@ -15,10 +15,15 @@
 static uint8_t *large_stage;
 static uint64_t seed;
 
+static uint64_t random_step(uint64_t *state)
+{
+	*state = *state * 6364136223846793005ull + 1442695040888963407ull;
+	return *state >> 33;
+}
+
 uint64_t random_next(void)
 {
-	seed = seed * 6364136223846793005ull + 1442695040888963407ull;
-	return seed >> 33;
+	return random_step(&seed);
 }
 
 static int has_device(void)
@@ -215,6 +220,7 @@ struct work *work_make(const struct region *region, uint32_t worker)
 	assert_non_null(work);
 	work->region = region;
 	work->queue.worker = worker;
+	work->random = random_next();
 	return work;
 }
 
@@ -228,7 +234,8 @@ static void blocks_choose(struct work *work, uint32_t k, int ordered)
 	for (uint32_t i = 0; i < JOB_BLOCKS; i++)
 		work->blocks[k][i] = base + first + i;
 	for (uint32_t i = JOB_BLOCKS - 1; i && !ordered; i--) {
-		uint32_t other = (uint32_t)(random_next() % (i + 1)), kept = work->blocks[k][i];
+		uint32_t other = (uint32_t)(random_step(&work->random) % (i + 1)),
+			 kept = work->blocks[k][i];
 
 		work->blocks[k][i] = work->blocks[k][other];
 		work->blocks[k][other] = kept;

@@ -26,6 +26,7 @@
 
 /* Returns 0, or what the program should end with: 77 without a device. Reads SSV_SEED. */
 int ends_begin(void);
+/* From SSV_SEED, for one thread; others have numbers of their own. */
 uint64_t random_next(void);
 
 /* Memory between two canaries, shared with children. */
@@ -63,6 +64,7 @@ struct work {
 	uint8_t *tokens[JOBS][JOB_BLOCKS * BLOCK_TOKENS];
 	uint32_t blocks[JOBS][JOB_BLOCKS];
 	uint32_t jobs_count, done_count, failed_count, round;
+	uint64_t random; /* a worker may have a thread of its own */
 	int status; /* of the first that failed */
 };
 

@@ -30,11 +30,13 @@ HERE = Path(__file__).resolve().parent
 QEMU = "qemu-system-x86_64"
 MODULES = ("dummy", "crc32_generic", "ib_uverbs", "rdma_rxe")
 MEMORY_MB = 1536
+SANITIZED_MEMORY_MB = 3072
 TOOLS = ("ip", "rdma")
 TESTS = ("deliver/test_rdma", "deliver/test_rdma_kill")
 FETCH = ("daemon/shadowserved", "relay/shadowserve-relay", "tests/rdma/test_rdma_fetch")
 LIMIT_S = 420
 KILLS = ("card", "relay", "store", "link", "engine")
+SANITIZED_KILLS = ("card", "link")  # those whose code is the rdma way's own
 PASSED_ON = ("SSV_SEED", "SSV_ROUNDS")
 BOOT_S = 60
 
@@ -195,8 +197,10 @@ def results(output: str, programs: dict[str, str]) -> list[Ran]:
     return ran
 
 
-def run(programs: dict[str, str], files: dict[str, Path], limit_s: int) -> tuple[list[Ran], str]:
-    """Runs the programs one after another; returns their ends and all that the guest said."""
+def run(
+    programs: dict[str, str], files: dict[str, Path], limit_s: int, memory_mb: int, log: str
+) -> list[Ran]:
+    """Runs the programs one after another; all that the guest says is kept in the log."""
     if platform.machine() != "x86_64":
         raise Missing(f"the guest is for x86_64, this machine is {platform.machine()}")
     qemu, vmlinuz = tool(QEMU), kernel() / "vmlinuz"
@@ -205,7 +209,7 @@ def run(programs: dict[str, str], files: dict[str, Path], limit_s: int) -> tuple
         tree_make(Path(name) / "tree", programs, files)
         image_make(image, Path(name) / "tree")
         command = [qemu, "-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "max"]
-        command += ["-m", str(MEMORY_MB), "-smp", "2", "-nographic", "-no-reboot", "-nic", "none"]
+        command += ["-m", str(memory_mb), "-smp", "2", "-nographic", "-no-reboot", "-nic", "none"]
         command += ["-kernel", vmlinuz, "-initrd", image]
         command += ["-append", "console=ttyS0 quiet panic=-1 mitigations=off"]
         guest = subprocess.Popen(
@@ -217,7 +221,8 @@ def run(programs: dict[str, str], files: dict[str, Path], limit_s: int) -> tuple
             guest.kill()
             said, _ = guest.communicate()
     output = said.decode(errors="replace")
-    return results(output, programs), output
+    (CACHE / log).write_text(output)
+    return results(output, programs)
 
 
 def certificates(folder: Path) -> dict[str, Path]:
@@ -263,30 +268,61 @@ def python_files(build: Path) -> tuple[dict[str, Path], str]:
         check=True,
     )
     files = {name: Path(name) for name in found.stdout.split()}
-    for name in (*FETCH[:2], library):
+    for name in FETCH[:2]:
         files[str(there / name)] = build / name
+    # An interpreter that is not instrumented loads no library that is.
+    files[str(there / library)] = ROOT / "build" / "release" / library
     files[str(interpreter)] = interpreter
     files["/bin/redis-server"] = tool("redis-server")
     settings = f"PYTHONPATH={path} SHADOWSERVE_BUILD={there} SHADOWSERVE_LIBRARY={there / library}"
     return files, f"{settings} {interpreter} -S {folders[0] / 'kills.py'}"
 
 
-def run_tests(build: Path, tests: Sequence[str] = TESTS, kills: Sequence[str] = KILLS) -> list[Ran]:
-    """C tests that need a device, a whole fetch, and the death of parties."""
-    files = {f"/tests/{Path(test).name}": build / "tests" / test for test in tests}
-    settings = "".join(f"{name}={os.environ[name]} " for name in PASSED_ON if name in os.environ)
-    programs = {Path(name).name: settings + name for name in files}
-    files.update({f"/tests/{Path(name).name}": build / name for name in FETCH})
-    files.update(certificates(CACHE / "certificates"))
-    files["/tests/fetch.sh"] = HERE / "fetch.sh"
-    programs["test_rdma_fetch"] = "sh /tests/fetch.sh"
+def settings() -> str:
+    return "".join(f"{name}={os.environ[name]} " for name in PASSED_ON if name in os.environ)
+
+
+def of_build(
+    build: Path, label: str, tests: Sequence[str], kills: Sequence[str]
+) -> tuple[dict[str, str], dict[str, Path]]:
+    """Programs and files: C tests that need a device, without label a whole fetch, and the death of
+    parties."""
+    folder = Path("/tests") / build.name
+    files = {str(folder / Path(name).name): build / name for name in FETCH}
+    programs = {}
+    for test in tests:
+        place = folder / Path(test).name
+        files[str(place)] = build / "tests" / test
+        programs[label + place.name] = f"{settings()}{place}"
+    if not label:  # a gigabyte, compared by instrumented code: a minute
+        programs["test_rdma_fetch"] = f"sh /tests/fetch.sh {folder}"
     needed, command = python_files(build)
     files.update(needed)
-    programs.update({f"kills-{victim}": f"{settings}{command} {victim}" for victim in kills})
-    rounds = int(os.environ.get("SSV_ROUNDS", "10"))
-    ran, said = run(programs, files, LIMIT_S * max(1, rounds // 10))
-    (CACHE / "guest.log").write_text(said)
-    return ran
+    programs.update(
+        {f"{label}kills-{victim}": f"{settings()}{command} {victim}" for victim in kills}
+    )
+    files.update(certificates(CACHE / "certificates"))
+    files["/tests/fetch.sh"] = HERE / "fetch.sh"
+    return programs, files
+
+
+def limit_s() -> int:
+    return LIMIT_S * max(1, int(os.environ.get("SSV_ROUNDS", "10")) // 10)
+
+
+def run_tests(build: Path, tests: Sequence[str] = TESTS, kills: Sequence[str] = KILLS) -> list[Ran]:
+    return run(*of_build(build, "", tests, kills), limit_s(), MEMORY_MB, "guest.log")
+
+
+def run_sanitized(builds: Sequence[Path], kills: Sequence[str] = SANITIZED_KILLS) -> list[Ran]:
+    """C tests and deaths with instrumented builds, in one guest; a report of a sanitizer fails."""
+    programs: dict[str, str] = {}
+    files: dict[str, Path] = {}
+    for build in builds:
+        more, needed = of_build(build, f"{build.name}-", TESTS, kills)
+        programs.update(more)
+        files.update(needed)
+    return run(programs, files, 2 * limit_s(), SANITIZED_MEMORY_MB, "guest-sanitized.log")
 
 
 def main() -> int:

@@ -30,10 +30,18 @@ for i in 1 2 3 4 5 6 7 8 9 10; do
 done
 ulimit -l unlimited
 
+# What sanitizers have to say, of any process, killed ones too.
+report=/tmp/sanitizer
+export ASAN_OPTIONS=log_path=$report UBSAN_OPTIONS=log_path=$report:print_stacktrace=1
+export TSAN_OPTIONS=log_path=$report
 while read -r name command; do
 	echo "guest: begins $name"
 	sh -c "$command" </dev/null 2>&1
-	echo "guest: ended $name $?"
+	status=$?
+	for found in $report.*; do
+		[ ! -e "$found" ] || { cat "$found" && rm "$found" && status=99; }
+	done
+	echo "guest: ended $name $status after $(cut -d' ' -f1 /proc/uptime) s"
 done </programs
 
 echo "guest: done after $(cut -d' ' -f1 /proc/uptime) s"
