@@ -77,8 +77,10 @@ def test_a_model_with_a_profile_is_coded_with_its_steps(start: Start, profiles: 
         struct.unpack(f"<{len(half) // 2}H", half)
         for half in (engine.memory.read(BLOCKS), engine.memory.read(target))
     )
-    # half a step and bf16's rounding of values below 1: in units of its last place, 2^-8
-    assert 0 < max(abs(a - b) for a, b in zip(before, after, strict=True)) <= 0.026 * 256
+    # half a step, of V 3/16 more (its errors are shaped), and bf16's rounding of values below 1:
+    # in units of its last place, 2^-8
+    bound = (0.5 + 3 / 16) * 0.05 * 256 + 0.5
+    assert 0 < max(abs(a - b) for a, b in zip(before, after, strict=True)) <= bound
     engine.close()
 
 
