@@ -29,8 +29,12 @@ static int exception_append(struct draft *draft, uint32_t index)
 	out[0] = (uint8_t)index;
 	out[1] = (uint8_t)(index >> 8);
 	out[2] = (uint8_t)(index >> 16);
-	memcpy(out + EXCEPTION_INDEX_BYTES, draft->elements + (size_t)index * draft->element_bytes,
-	       draft->element_bytes);
+	if (draft->element_bytes == 2)
+		memcpy(out + EXCEPTION_INDEX_BYTES, draft->elements + 2 * (size_t)index, 2);
+	else
+		memcpy(out + EXCEPTION_INDEX_BYTES,
+		       draft->elements + (size_t)index * draft->element_bytes,
+		       draft->element_bytes);
 	draft->exceptions_bytes += bytes;
 	draft->exceptions_count++;
 	return 0;
@@ -57,45 +61,52 @@ static double square_at(const struct draft *draft, uint32_t index)
 	return (double)(x * x);
 }
 
-/* The next token from `token` on with something outside, or `tokens`. Most have nothing. */
-static uint32_t next_outside(const uint64_t *outside, uint32_t token, uint32_t tokens)
-{
-	while (tokens - token >= 8) {
-		const uint64_t *o = outside + token;
-
-		if (((o[0] | o[1]) | (o[2] | o[3])) | ((o[4] | o[5]) | (o[6] | o[7])))
-			break;
-		token += 8;
-	}
-	while (token < tokens && !outside[token])
-		token++;
-	return token;
-}
-
-int draft_exceptions(struct draft *draft, uint32_t group, int with_norm)
+/* Which of 64 coded tokens from `token` on have something outside. Most have nothing. */
+static uint64_t tokens_outside(const struct draft *draft, uint32_t token)
 {
 	const uint64_t *outside = draft->scratch->outside;
-	uint32_t lanes = draft_lanes(draft, group), token = draft->verbatim;
+	uint32_t end = (uint32_t)u64_min(token + 64, draft->tokens);
+	uint64_t some = 0;
 
-	while ((token = next_outside(outside, token, draft->tokens)) < draft->tokens) {
-		uint64_t left = outside[token];
+	for (uint32_t t = (uint32_t)u64_max(token, draft->verbatim); t < end; t++)
+		some |= (uint64_t)(outside[t] != 0) << (t - token);
+	return some;
+}
 
-		if (lanes == LANES)
-			left = channels_to_lanes(left);
-		for (; left; left &= left - 1) {
-			uint32_t lane = (uint32_t)__builtin_ctzll(left);
-			uint32_t channel = group * LANES + lane_channel(lane, lanes);
-			uint32_t index = token * draft->channels + channel;
-			int err = exception_append(draft, index);
+static int token_exceptions(struct draft *draft, uint32_t group, uint32_t token, int with_norm)
+{
+	uint32_t lanes = draft_lanes(draft, group);
+	uint64_t left = draft->scratch->outside[token];
 
-			if (err)
-				return err;
-			if (with_norm)
-				draft->norm_sum -= square_at(draft, index);
-		}
-		token++;
+	if (lanes == LANES)
+		left = channels_to_lanes(left);
+	for (; left; left &= left - 1) {
+		uint32_t lane = (uint32_t)__builtin_ctzll(left);
+		uint32_t channel = group * LANES + lane_channel(lane, lanes);
+		uint32_t index = token * draft->channels + channel;
+		int err = exception_append(draft, index);
+
+		if (err)
+			return err;
+		if (with_norm)
+			draft->norm_sum -= square_at(draft, index);
 	}
 	return 0;
+}
+
+int draft_exceptions(struct draft *draft, uint32_t group, const uint64_t *some, int with_norm)
+{
+	int err = 0;
+
+	for (uint32_t token = 0; token < draft->tokens; token += 64) {
+		uint64_t left = some ? some[token / 64] : tokens_outside(draft, token);
+
+		/* from one to the next: a branch at each token could not be predicted */
+		for (; left && !err; left &= left - 1)
+			err = token_exceptions(draft, group,
+					       token + (uint32_t)__builtin_ctzll(left), with_norm);
+	}
+	return err;
 }
 
 static uint8_t *put(uint8_t *out, const void *bytes, uint32_t count)

@@ -65,8 +65,10 @@ static inline struct group_view draft_view(const struct draft *d, uint32_t group
 /* Forget what an earlier attempt left. */
 void draft_reset(struct draft *draft);
 /* Append the elements marked in scratch->outside, in decode order. -E2BIG as above. with_norm: they
- * are finite bf16, and norm_sum counted them, which it shall not. */
-SSV_MUST_CHECK int draft_exceptions(struct draft *draft, uint32_t group, int with_norm);
+ * are finite bf16, and norm_sum counted them, which it shall not. some: a bit for each token that
+ * has any; NULL: looked for here. */
+SSV_MUST_CHECK int draft_exceptions(struct draft *draft, uint32_t group, const uint64_t *some,
+				    int with_norm);
 /* Write the meta of a finished draft; returns its length. */
 uint32_t draft_meta(const struct draft *draft, int lossless, uint8_t *meta);
 

@@ -54,7 +54,7 @@ static int group_split(struct draft *draft, uint32_t group)
 	draft->kernels->split(&job);
 	draft->raw_bytes += draft->tokens * ((job.view.lanes * bits + 7) / 8);
 	frequency_fit(job.count, s->frequency + group * META_CLASSES);
-	return draft_exceptions(draft, group, 0);
+	return draft_exceptions(draft, group, NULL, 0);
 }
 
 int draft_split(struct draft *draft)

@@ -322,6 +322,9 @@ struct code_job {
 	int16_t *integers;   /* [tokens][64]: room for them */
 	uint8_t is_shaped;   /* as quantise_job's */
 	const uint8_t *next; /* two cache lines a token that will be wanted soon, or NULL */
+	/* result: a bit for each token with something outside; pack.outside means nothing of others
+	 */
+	uint64_t some_outside[SSV_CHUNK_TOKENS / 64];
 };
 
 /* Adding 1.5 * 2^16 leaves whole FRACTIONS in the low bits; half a step more, and their upper part

@@ -405,8 +405,8 @@ static void group_keep(struct draft *d, uint32_t group, const int16_t offset[LAN
 		d->flags |= TENSOR_OFFSET_I8;
 }
 
-/* Elements to symbols, and their error. */
-static void group_symbols(const struct draft *d, uint32_t group, struct code_job *job, int is_small)
+/* Elements to symbols, and their error. Returns whether job->some_outside is filled. */
+static int group_symbols(const struct draft *d, uint32_t group, struct code_job *job, int is_small)
 {
 	uint64_t bytes = (uint64_t)d->tokens * LANES * d->element_bytes;
 
@@ -416,12 +416,13 @@ static void group_symbols(const struct draft *d, uint32_t group, struct code_job
 		if (d->is_followed)
 			job->next = d->elements + (d->groups + group) * bytes;
 		d->kernels->code(job);
-		return;
+		return 1;
 	}
 	if (is_sampled(d->verbatim, d->tokens) || job->is_shaped)
 		group_integers(d, group, job->measure.inverse, is_small, job->is_shaped);
 	d->kernels->pack(&job->pack);
 	d->kernels->measure(&job->measure);
+	return 0;
 }
 
 /* Four sums side by side: one would wait for each addition. */
@@ -457,7 +458,7 @@ static int group_code(struct draft *d, uint32_t group, int want_offsets)
 	    .integers = s->integers,
 	    .is_shaped = d->part->role == SSV_ROLE_V,
 	};
-	int is_small, norm_is_known;
+	int is_small, norm_is_known, is_coded;
 
 	group_scales(d, group, scale, inverse);
 	is_small = group_is_small(d, group, inverse);
@@ -467,7 +468,7 @@ static int group_code(struct draft *d, uint32_t group, int want_offsets)
 	s->raw_bits[group] = (uint8_t)job.pack.raw_bits;
 	norm_is_known = is_small && d->dtype == SSV_DTYPE_BF16;
 	job.measure.wants_norm = !norm_is_known;
-	group_symbols(d, group, &job, is_small);
+	is_coded = group_symbols(d, group, &job, is_small);
 	if (norm_is_known)
 		job.measure.norm_sum = group_norm(s->square + group * LANES, lanes);
 	d->error_sum += job.measure.error_sum;
@@ -475,7 +476,7 @@ static int group_code(struct draft *d, uint32_t group, int want_offsets)
 	d->raw_bytes += d->tokens * ((lanes * job.pack.raw_bits + 7) / 8);
 	group_keep(d, group, offset, delta);
 	frequency_fit(job.pack.count, s->frequency + group * META_CLASSES);
-	return draft_exceptions(d, group, norm_is_known);
+	return draft_exceptions(d, group, is_coded ? job.some_outside : NULL, norm_is_known);
 }
 
 /* Squares of values below the least step vanish in fp32, and so would their error: store them. */

@@ -359,4 +359,7 @@ void scalar_code(struct code_job *job)
 		job->integers[i] = INTEGER_NONE;
 	scalar_pack(&job->pack);
 	scalar_measure(&job->measure);
+	memset(job->some_outside, 0, sizeof(job->some_outside));
+	for (uint32_t t = job->measure.view.first; t < job->pack.tokens; t++)
+		job->some_outside[t / 64] |= (uint64_t)(job->pack.outside[t] != 0) << t % 64;
 }

@@ -396,7 +396,6 @@ static uint8_t *code_verbatim(const struct code_job *job, const uint32_t r,
 
 	memset(pack->classes, 8, (size_t)first * LANES);
 	memset(pack->raw, 0, (size_t)first * 8 * r);
-	memset(pack->outside, 0, pack->tokens * sizeof(*pack->outside));
 	for (uint32_t t = 0; t < first; t++)
 		class_planes_add(planes, t, _mm512_set1_epi8(8));
 	return pack->raw + (size_t)first * 8 * r;
@@ -444,6 +443,7 @@ INLINE void code_rows(struct code_job *job, const uint32_t r, const int has_delt
 	uint8_t *raw;
 
 	memset(&planes, 0, sizeof(planes));
+	memset(job->some_outside, 0, sizeof(job->some_outside));
 	raw = code_verbatim(job, r, &planes);
 	code_half_open(&low, job, 0, r);
 	code_half_open(&high, job, 1, r);
@@ -460,6 +460,7 @@ INLINE void code_rows(struct code_job *job, const uint32_t r, const int has_delt
 			a = code_outside(&low, a, top, outside[0], &fraction[0]);
 			b = code_outside(&high, b, top, outside[1], &fraction[1]);
 			job->pack.outside[t] = (uint64_t)outside[1] << 32 | outside[0];
+			job->some_outside[t / 64] |= UINT64_C(1) << t % 64;
 		}
 		low.error += (vuh)fraction[0] * (vuh)fraction[0];
 		high.error += (vuh)fraction[1] * (vuh)fraction[1];
