@@ -23,7 +23,7 @@ struct standin {
 	uint32_t
 	    lose_context; /* the next copy ends the context: everything on it fails from now on */
 
-	uint32_t hang; /* nothing is done any more while set */
+	_Atomic uint32_t hang; /* nothing is done any more while set */
 
 	/* Alive. */
 	int32_t contexts, streams, events, registrations, mappings, allocations;
