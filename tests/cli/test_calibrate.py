@@ -45,7 +45,7 @@ def test_a_small_calibration_gives_a_profile_that_keeps_its_promises(tmp_path) -
     pytest.importorskip("transformers", reason="no transformers in this Python")
     out = tmp_path / "profile.json"
     library = BUILD / "python" / "native" / "libshadowserve-codec.so"
-    small = ["--documents", "7", "--lengths", "256,512", "--scored", "64", "--out", str(out)]
+    small = ["--documents", "10", "--lengths", "256,512", "--scored", "64", "--out", str(out)]
     done = subprocess.run(
         [PROGRAM, "calibrate", ROOT / "models" / "docs-6m", *small, "--json"],
         env={**os.environ, **PYTHON, "SHADOWSERVE_CODEC_LIBRARY": str(library)},
