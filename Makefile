@@ -55,7 +55,7 @@ dpdk: system
 fuzz: system
 	@packaging/build.sh build/asan -Doptimization=1 -Ddebug=true -Db_lundef=false -Dwerror=false \
 		-Db_sanitize=address,undefined
-	@SSV_FUZZ_SECONDS=$(SSV_FUZZ_SECONDS) build/asan/tests/codec/fuzz_codec
+	@UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 SSV_FUZZ_SECONDS=$(SSV_FUZZ_SECONDS) build/asan/tests/codec/fuzz_codec
 
 bench: build venv
 	@packaging/setup_venv.sh $(VENV) bench

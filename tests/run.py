@@ -27,13 +27,15 @@ from rdma import guest
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build"
 SUITES = ("c", "sanitizers", "arm64", "static", "python", "rdma", "vllm")
-TSAN_SUITES = ("base", "plane", "client", "store")
+TSAN_SUITES = ("base", "plane", "client", "store", "deliver")
 # Instrumented code makes GCC warn of things that the release build shows to be false.
 DEBUG = ["-Doptimization=1", "-Ddebug=true", "-Db_lundef=false", "-Dwerror=false"]
 SANITIZED = {
     "asan": [*DEBUG, "-Db_sanitize=address,undefined"],
     "tsan": [*DEBUG, "-Db_sanitize=thread"],
 }
+# Left alone UBSan prints and goes on, and nobody reads it.
+UBSAN_OPTIONS = "halt_on_error=1:print_stacktrace=1"
 FEW_SEEDS = "40"  # of the simulation, where it is slow
 ARM64_DAEMON = ["tests/daemon/test_life.py", "tests/daemon/test_stores.py"]
 ARM64_DAEMON += ["tests/daemon/test_hostile.py", "tests/relay/test_relay.py"]
@@ -46,6 +48,7 @@ PYTEST_FOLDERS = {
         "tests/cli",
         "tests/python",
         "tests/bench",
+        "tests/packaging",
     ],
     "vllm": ["tests/vllm"],
 }
@@ -112,7 +115,8 @@ def run_meson(
     command = ["meson", "test", "-C", folder, "--no-rebuild", "--print-errorlogs", "--quiet"]
     # The limits in meson.build are for a quiet machine; they only end what hangs.
     command += ["--timeout-multiplier", "5"]
-    subprocess.run([*command, *selection], cwd=ROOT, env={**os.environ, **settings})
+    env = {"UBSAN_OPTIONS": UBSAN_OPTIONS, **os.environ, **settings}
+    subprocess.run([*command, *selection], cwd=ROOT, env=env)
     if not log.exists():
         return Tally(failed=1, notes=[f"FAILED {label}: no test ran"])
     return meson_tally(folder, label)
@@ -126,6 +130,7 @@ def run_pytest(suite: str, wanted: list[str], build: Path = BUILD / "release") -
     report.unlink(missing_ok=True)
     env = dict(os.environ)
     env["SHADOWSERVE_BUILD"] = str(build)
+    env.setdefault("UBSAN_OPTIONS", UBSAN_OPTIONS)
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT / "python"), env.get("PYTHONPATH")]))
     command = [
         sys.executable,

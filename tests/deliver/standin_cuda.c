@@ -84,14 +84,16 @@ static void *move(void *argument)
 	for (;;) {
 		struct stream *stream = stream_with_work();
 		struct timespec delay = {0};
+		uint32_t delay_us_max;
 		struct op *op;
 
 		if (!stream || standin_state.hang) {
 			pthread_cond_wait(&work, &standin_lock);
 			continue;
 		}
-		if (standin_state.delay_us_max) {
-			delay.tv_nsec = (long)(random_next() % standin_state.delay_us_max * 1000);
+		delay_us_max = standin_state.delay_us_max;
+		if (delay_us_max) {
+			delay.tv_nsec = (long)(random_next() % delay_us_max * 1000);
 			pthread_mutex_unlock(&standin_lock);
 			nanosleep(&delay, NULL);
 			pthread_mutex_lock(&standin_lock);

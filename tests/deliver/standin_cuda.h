@@ -16,19 +16,18 @@
 #include <stdint.h>
 
 struct standin {
-	/* Knobs. */
-	uint32_t delay_us_max; /* before each copy or event */
-	uint32_t fail_after;   /* 0: never; n: the n-th call of fail_call fails, once */
-	char fail_call[64];
-	uint32_t
+	/* Knobs. Atomic: a test turns them while other threads work. */
+	_Atomic uint32_t delay_us_max; /* before each copy or event */
+	char fail_call[64];            /* written before fail_after, which tells of it */
+	_Atomic uint32_t fail_after;   /* 0: never; n: the n-th call of fail_call fails, once */
+	_Atomic uint32_t
 	    lose_context; /* the next copy ends the context: everything on it fails from now on */
-
 	_Atomic uint32_t hang; /* nothing is done any more while set */
 
 	/* Alive. */
-	int32_t contexts, streams, events, registrations, mappings, allocations;
+	_Atomic int32_t contexts, streams, events, registrations, mappings, allocations;
 	/* Seen. */
-	uint64_t copies, copied_bytes, shortest_copy, flight_bytes, flight_bytes_max;
+	_Atomic uint64_t copies, copied_bytes, shortest_copy, flight_bytes, flight_bytes_max;
 };
 
 /* The library's one instance; lent for ever. */
