@@ -256,6 +256,21 @@ def test_silent_hosts_keep_no_relay_out(card: Daemon, authority: Authority, host
         peer.close()
 
 
+def test_one_host_does_not_push_out_a_relay_that_greets(card: Daemon, authority: Authority) -> None:
+    """Nobody else's connection, though older, makes room for one host's many."""
+    machine = authority.sign("host")
+    context = ssl.create_default_context(cafile=str(authority.certificate))
+    context.load_cert_chain(machine["tls_cert"], machine["tls_key"])
+    early = connect(card)
+    silent = [connect(card, "127.0.0.2") for _ in range(40)]
+    relay = context.wrap_socket(early, server_hostname="card")
+    relay.sendall(message(1, 7, HELLO))
+    answer = receive(relay)
+    assert answer and answer[0] == 2
+    for peer in (relay, *silent):
+        peer.close()
+
+
 def test_a_greeting_cut_anywhere_is_harmless(card: Daemon, authority: Authority) -> None:
     host = authority.sign("host")
     whole = message(1, 7, HELLO) + message(11, 8, b"")
