@@ -6,8 +6,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+import pytest
 from daemon_rig import Engine, keys
 from relay_rig import Relayed
+from shadowserve import binding as ssv
 
 Make = Callable[..., Relayed]
 
@@ -44,4 +46,18 @@ def test_an_engine_may_be_idle_before_its_first_request(relayed: Make) -> None:
     assert engine.flush().status == 0
     for number in range(8):
         assert engine.do(engine.fetch(keys(number, 1), list(range(8)))).tokens == 256
+    engine.close()
+
+
+@pytest.mark.parametrize("kind", [ssv.Memory.ADDRESS, ssv.Memory.GPU_IPC, ssv.Memory.GPU_FD])
+def test_memory_that_is_no_memfd_is_refused_and_the_session_lives(
+    relayed: Make, kind: ssv.Memory
+) -> None:
+    engine = Engine(relayed())
+    memory = engine.memory
+    fd = memory.fd if kind == ssv.Memory.GPU_FD else -1
+    address = 4096 if kind == ssv.Memory.ADDRESS else 0
+    with pytest.raises(ssv.Error, match=f"kind {kind:d}: a relay maps memfds alone"):
+        engine.session.region_register(kind, engine.layout, memory.bytes, fd=fd, address=address)
+    assert engine.lookup(keys(1, 1)) == 0
     engine.close()
