@@ -111,7 +111,7 @@ static void integers_load(const struct tensor_meta *meta, uint32_t place0, struc
 				    (int16_t)load_le16(meta->offsets + 2 * (size_t)(place0 + p));
 		lanes_split(value, lane->offset);
 	}
-	if (!meta->delta)
+	if (!lane->has_delta)
 		return;
 	for (uint32_t q = 0; q < LANES / 16; q++) {
 		int16_t bits = (int16_t)load_le16(meta->delta + place0 / 8 + 2 * q);
@@ -138,6 +138,14 @@ static void integers_load_each(const struct tensor_meta *meta, uint32_t place0, 
 	}
 }
 
+/* A tensor with delta bits may have a few: groups without are the faster ones. */
+static int group_has_delta(const struct tensor_meta *meta, uint32_t place0, uint32_t lanes)
+{
+	if (!meta->delta || meta->order || lanes < LANES)
+		return meta->delta != NULL;
+	return load_le64(meta->delta + place0 / 8) != 0;
+}
+
 void group_load(const struct tensor_meta *meta, const struct tensor_extent *extent, uint32_t dim,
 		uint32_t group, struct tile_lanes *ret_lane)
 {
@@ -152,10 +160,10 @@ void group_load(const struct tensor_meta *meta, const struct tensor_extent *exte
 		scales_load_each(meta, extent, dim, group, lane);
 	else
 		scales_load(meta, extent, dim, group, lane);
-	if (!meta->offsets && !meta->delta)
+	lane->has_delta = group_has_delta(meta, place0, lanes);
+	if (!meta->offsets && !lane->has_delta)
 		return;
 	lane->is_uniform = 0;
-	lane->has_delta = meta->delta != NULL;
 	if (lanes < LANES || meta->order)
 		integers_load_each(meta, place0, lanes, lane);
 	else
