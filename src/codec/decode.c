@@ -18,6 +18,7 @@
 
 #define STRIP_TOKENS     32u /* of elements of 2 bytes and more: a cache line of a channel */
 #define COLUMN_BYTES_MAX 8u  /* longest run that a transposed layout repeats */
+#define HELD_PITCH       (R16_STREAMS_MAX / 2 * FUSED_ROW_BYTES) /* of tokens in scratch->held */
 
 /* One group of the current round. */
 struct group_work {
@@ -371,8 +372,19 @@ static void soon_share(const struct tensor_work *w, uint32_t rounds_left, struct
 	r->soon_bytes -= (uint32_t)bytes;
 }
 
+/* Rows that are held back can have their patches when the round is done: no branch of the loop is
+ * mispredicted for them. */
+static void held_patch(uint8_t *held, uint32_t stream, const struct patch *patch)
+{
+	held += stream / 2 * FUSED_ROW_BYTES;
+	for (; patch->token < SSV_CHUNK_TOKENS; patch++)
+		store_le16(held + (size_t)patch->token * HELD_PITCH + 2 * patch->place,
+			   patch->element);
+}
+
 static void round_fused(struct tensor_work *w, struct class_strips *strips)
 {
+	static const struct patch none = {.token = SSV_CHUNK_TOKENS};
 	const uint32_t groups = w->r->extent.groups_count, streams = strips->streams_count;
 	const uint32_t rounds_left = (groups + streams - 1) / streams - strips->rounds_done + 1;
 	struct fused_job job = {
@@ -390,11 +402,13 @@ static void round_fused(struct tensor_work *w, struct class_strips *strips)
 		struct patch *patches = w->r->scratch->patches + i * (PATCHES_MAX + 1);
 
 		patches_make(w, &w->group[i], patches);
-		job.patch[i] = patches;
+		job.patch[i] = job.holds && i % 2 ? &none : patches;
 		job.tile[i] = &w->group[i].tile;
 		job.place[i] = w->group[i].write.place[0];
 	}
 	strips_fused(strips, &job, w->r->tokens);
+	for (uint32_t i = 1; job.holds && i < strips->groups_count; i += 2)
+		held_patch(job.held, i, w->r->scratch->patches + i * (PATCHES_MAX + 1));
 	w->is_held = job.holds;
 	memcpy(w->held_place, job.place, sizeof(job.place));
 }
@@ -408,7 +422,7 @@ static void held_store(struct tensor_work *w, uint32_t streams)
 		for (uint32_t k = 1; w->target->token[t] && k < streams; k += 2)
 			memcpy(w->target->token[t] + w->held_place[k],
 			       row + k / 2 * FUSED_ROW_BYTES, FUSED_ROW_BYTES);
-		row += R16_STREAMS_MAX / 2 * FUSED_ROW_BYTES;
+		row += HELD_PITCH;
 	}
 	w->is_held = 0;
 }
