@@ -8,6 +8,7 @@
 
 #include <immintrin.h>
 
+#include "base/bytes.h"
 #include "codec/simd/decode.h"
 
 #define LEVEL(name) avx512_##name
@@ -253,6 +254,10 @@ INLINE void fields_open(struct fields *f, uint32_t bits)
 	f->bits = _mm_cvtsi32_si128((int)bits);
 	f->group = _mm512_add_epi8(inside, _mm512_mullo_epi16(eighth, by_bits));
 	f->shift = _mm512_mullo_epi16(inside, by_bits);
+	if (bits == 1) { /* all bits of the row in each eighth: fields_bytes1() */
+		f->group = inside;
+		f->shift = _mm512_add_epi8(inside, _mm512_slli_epi16(eighth, 3));
+	}
 	f->mask = _mm512_set1_epi8((char)((1 << bits) - 1));
 	f->classes = _mm512_sll_epi16(class, f->bits); /* not for is_wide */
 }
@@ -263,11 +268,18 @@ INLINE vec fields_bytes(const struct fields *f, const uint8_t *raw)
 					    _mm512_permutexvar_epi8(f->group, v_load(raw)));
 }
 
+/* The same of one bit at most. */
+INLINE vec fields_bytes1(const struct fields *f, const uint8_t *raw)
+{
+	return _mm512_multishift_epi64_epi8(f->shift, _mm512_set1_epi64((long long)load_le64(raw)));
+}
+
 /* class << bits | raw, below 256, of a vector's lanes. */
-INLINE vec v_symbols8(const struct fields *f, vec class, const uint8_t *raw)
+INLINE vec v_symbols8(const struct fields *f, vec class, const uint8_t *raw, const int is_narrow)
 {
 	return _mm512_ternarylogic_epi32(_mm512_shuffle_epi8(f->classes, class),
-					 fields_bytes(f, raw), f->mask, 0xf8);
+					 is_narrow ? fields_bytes1(f, raw) : fields_bytes(f, raw),
+					 f->mask, 0xf8);
 }
 
 /* The same as 16-bit numbers, even lanes and odd ones; is_wide: they may pass 255. */
@@ -279,7 +291,7 @@ INLINE void v_symbols(const struct fields *f, vec class, const uint8_t *raw, uin
 
 	(void)index;
 	if (!is_wide) {
-		v = v_symbols8(f, class, raw);
+		v = v_symbols8(f, class, raw, 0);
 		*even = v_and(v, bytes);
 		*odd = _mm512_srli_epi16(v, 8);
 		return;
@@ -407,7 +419,7 @@ INLINE vec chain_pair(vecf low, vecf high)
 
 INLINE void chain_step(struct chain *c, vec class, const uint8_t *raw, vec *first, vec *second)
 {
-	vec symbol = v_symbols8(&c->fields, class, raw);
+	vec symbol = v_symbols8(&c->fields, class, raw, 0);
 	vecf x[4];
 
 	/* sign extension of every other byte, as a product of 1 and a sum with nothing */

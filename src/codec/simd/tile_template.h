@@ -161,7 +161,7 @@ INLINE void lookup_open(struct lookup *lookup, const struct tile_job *job, const
 INLINE void lookup_row(const struct maker *m, vec class, const uint8_t *raw, const uint32_t bits,
 		       vec *first, vec *second)
 {
-	vec symbol = v_symbols8(&m->fields, class, raw);
+	vec symbol = v_symbols8(&m->fields, class, raw, bits < 2);
 
 	*first = v_lookup16(&m->lookup, v_index16(symbol, 0), bits);
 	*second = v_lookup16(&m->lookup, v_index16(symbol, 1), bits);
