@@ -98,7 +98,7 @@ class Daemon:
     def wait(self) -> int:
         assert self.process
         _, errors = self.process.communicate(timeout=SOON_S)
-        assert "Sanitizer" not in errors, errors
+        assert not any(words in errors for words in ("Sanitizer", "runtime error:")), errors
         return int(self.process.returncode)
 
     def stop(self) -> int:

@@ -261,6 +261,7 @@ class Scene:
         if victim == "link":
             return self.cut(choose)
         process = self.processes()[victim]
+        assert process.poll() is None, f"{victim} ended by itself with {process.returncode}"
         process.kill()
         process.wait()
         return {"card": self._card_again, "relay": self._relay_again, "store": self.store.start}[
