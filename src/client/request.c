@@ -72,9 +72,10 @@ static int lookup_check(const struct ssv_request *request)
 
 	if (ranks > SSV_RANKS_MAX)
 		return -E2BIG;
-	if (request->tier || request->codec || request->min_tier || request->region ||
-	    request->target || request->blocks_count || request->first_token || request->position ||
-	    request->deadline_ms || !request->keys_count || request->keys_count % ranks)
+	if (request->tier || request->codec || request->min_tier > SSV_TIER_TINY ||
+	    request->region || request->target || request->blocks_count || request->first_token ||
+	    request->position || request->deadline_ms || !request->keys_count ||
+	    request->keys_count % ranks)
 		return -EINVAL;
 	return 0;
 }

@@ -76,6 +76,10 @@ static int refuse_request(const struct plane *plane, uint64_t session,
 				    SSV_BLOCKS_MAX, SSV_RANKS_MAX);
 	if (request->keys_count == 0 || !request->keys)
 		return plane_refuse(error, -EINVAL, "no keys");
+	if (request->tier > SSV_TIER_TINY || request->min_tier > SSV_TIER_TINY ||
+	    (request->codec && !codec_name(request->codec)))
+		return plane_refuse(error, -EINVAL, "tier %u, minimum tier %u or codec %u unknown",
+				    request->tier, request->min_tier, request->codec);
 	if (request->op == SSV_OP_LOOKUP) {
 		if (request->keys_count % ranks)
 			return plane_refuse(error, -EINVAL, "%u keys for %u ranks",
@@ -84,10 +88,6 @@ static int refuse_request(const struct plane *plane, uint64_t session,
 	}
 	if (request->blocks_count == 0 || !request->blocks)
 		return plane_refuse(error, -EINVAL, "no blocks");
-	if (request->tier > SSV_TIER_TINY || request->min_tier > SSV_TIER_TINY ||
-	    (request->codec && !codec_name(request->codec)))
-		return plane_refuse(error, -EINVAL, "tier %u, minimum tier %u or codec %u unknown",
-				    request->tier, request->min_tier, request->codec);
 	err = refuse_region(plane, session, request, &layout, error);
 	return err ? err : refuse_blocks(request, layout, error);
 }

@@ -244,6 +244,7 @@ static void bad_requests_are_refused_at_once(void **unused)
 	    {{.op = SSV_OP_LOOKUP, .keys = keys, .keys_count = 1, .ranks_count = 65}, -E2BIG},
 	    {{.op = SSV_OP_LOOKUP, .keys = keys, .keys_count = 1, .ranks_count = 2}, -EINVAL},
 	    {{.op = SSV_OP_LOOKUP, .keys = keys, .keys_count = 1, .tier = 1}, -EINVAL},
+	    {{.op = SSV_OP_LOOKUP, .keys = keys, .keys_count = 1, .min_tier = 6}, -EINVAL},
 	    {{.op = SSV_OP_FETCH,
 	      .keys = keys,
 	      .keys_count = 1,

@@ -253,8 +253,8 @@ class Engine:
     def flush(self) -> Completion:
         return self.do(self.request(Op.FLUSH))
 
-    def lookup(self, keys: bytes) -> int:
-        tokens: int = self.do(self.request(Op.LOOKUP, keys=keys)).tokens
+    def lookup(self, keys: bytes, **fields: Any) -> int:
+        tokens: int = self.do(self.request(Op.LOOKUP, keys=keys, **fields)).tokens
         return tokens
 
     def stat(self) -> dict[str, Any]:

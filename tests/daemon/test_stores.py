@@ -125,3 +125,20 @@ def test_a_redis_that_is_away_at_start_is_named(folder: Path) -> None:
     port = free_port()
     with pytest.raises(AssertionError, match=f"exit 1: .*{port}"):
         Daemon(folder, "early", store=f"redis://127.0.0.1:{port}").start()
+
+
+# ---- chunks that a session does not want ---------------------------------------------------------
+
+
+def test_who_wants_finer_chunks_looks_up_and_misses_coarse_ones(start: Start) -> None:
+    engine = Engine(start())
+    blocks = list(range(8))
+    engine.memory.fill(1, blocks)
+    assert engine.do(engine.store(key(0), blocks, tier=Tier.COMPACT)).tokens == 256
+    assert engine.flush().status == 0
+    assert engine.lookup(key(0), min_tier=Tier.HIGH) == 256  # nobody has read its header yet
+    refused = engine.do(engine.fetch(key(0), blocks, min_tier=Tier.HIGH))
+    assert (refused.status, refused.tokens) == (-errno.ENOENT, 0)
+    assert engine.lookup(key(0), min_tier=Tier.HIGH) == 0
+    assert engine.lookup(key(0), min_tier=Tier.COMPACT) == engine.lookup(key(0)) == 256
+    engine.close()
