@@ -14,16 +14,13 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/utsname.h>
 #include <unistd.h>
 
-#include "base/clock.h"
 #include "cli.h"
 #include "codec/kernels.h"
-#include "store_io.h"
 
 #define ARENA_USUAL (GIB)
 #define FILES_USUAL 1024u
@@ -32,8 +29,8 @@ static const char *option_store, *option_socket, *option_python;
 static uint64_t option_timeout = 3000;
 
 static const struct arg doctor_args[] = {
-    {"store", "URI", "check this store too (default: $SHADOWSERVE_STORE)", ARG_TEXT, &option_store,
-     0, 0},
+    {"store", "URI", "check this store (default: $SHADOWSERVE_STORE, or the daemon's)", ARG_TEXT,
+     &option_store, 0, 0},
     {"socket", "PATH", "the daemon's socket (default: $SHADOWSERVE_SOCKET, or the usual one)",
      ARG_TEXT, &option_socket, 0, 0},
     {"python", "PROGRAM", "look for vLLM with this Python (default python3)", ARG_TEXT,
@@ -221,92 +218,10 @@ static void check_versions(struct doctor *doctor)
 		   ssv_version(), kernel.release, versions);
 }
 
-/* ---- daemon and store ----------------------------------------------------------------------- */
-
-static void check_daemon(struct doctor *doctor)
-{
-	struct ssv_options options = {.struct_size = sizeof(options),
-				      .connect_timeout_ms = (uint32_t)option_timeout,
-				      .socket_path = option_socket};
-	char path[256] = "", error[SSV_ERROR_TEXT_MAX] = "";
-	const char *socket = option_socket ? option_socket : getenv("SHADOWSERVE_SOCKET");
-	struct stat stat_buffer;
-	struct ssv *ssv;
-	int err;
-
-	if (socket && socket[0])
-		snprintf(path, sizeof(path), "%s", socket);
-	else if (ssv_default_socket(path, sizeof(path)))
-		path[0] = 0;
-	err = ssv_connect(&options, &ssv, error);
-	if (!err) {
-		doctor_say(doctor, VERDICT_FINE, "daemon", "", "answers at %s", path);
-		ssv_close(ssv);
-	} else if (lstat(path, &stat_buffer)) {
-		doctor_say(doctor, VERDICT_NOTE, "daemon",
-			   "start shadowserved; vLLM's connector starts one by itself",
-			   "none at %s", path);
-	} else if (!S_ISSOCK(stat_buffer.st_mode)) {
-		doctor_say(doctor, VERDICT_PROBLEM, "daemon", "remove it, or name another --socket",
-			   "%s is no socket", path);
-	} else if (err == -ENOTCONN) {
-		doctor_say(
-		    doctor, VERDICT_NOTE, "daemon",
-		    "a stale socket of a daemon that was killed: the next shadowserved takes "
-		    "it over; to be rid of it, remove the file",
-		    "nobody listens at %s", path);
-	} else {
-		doctor_say(doctor, VERDICT_PROBLEM, "daemon",
-			   "-EACCES: it belongs to another user; -EPROTO: its version differs from "
-			   "this program's",
-			   "%s", error[0] ? error : strerror(-err));
-	}
-}
-
-static void check_store(struct doctor *doctor)
-{
-	const char *uri = store_io_uri(option_store);
-	struct store_config config = {.uri = uri, .seed = 1, .value_bytes_max = GIB, .ops_max = 4};
-	struct store_io io = {.timeout_ms = (uint32_t)option_timeout};
-	const struct ssv_key key = {{0xd0, 0xc7, 0x04}};
-	char error[SSV_ERROR_TEXT_MAX] = "", shown[STORE_URI_MAX];
-	uint64_t bytes, start_ns = clock_now_ns();
-	int err;
-
-	if (!uri || !uri[0]) {
-		doctor_say(doctor, VERDICT_NOTE, "store",
-			   "give --store URI to have it checked, for example "
-			   "redis://127.0.0.1:6379",
-			   "none named");
-		return;
-	}
-	store_uri_redact(uri, shown, sizeof(shown));
-	err = store_open(&config, &io.store, error);
-	if (!err) {
-		err = store_io_exists(&io, &key, &bytes);
-		if (err == -ENOENT)
-			err = 0;
-		if (err)
-			snprintf(error, sizeof(error), "no answer: %s", strerror(-err));
-		/* One key can be well while others are not. */
-		if (io.store->ops->describe &&
-		    io.store->ops->describe(io.store, error, sizeof(error)))
-			err = -ENOTCONN;
-		store_io_close(&io);
-	}
-	if (err)
-		doctor_say(doctor, VERDICT_PROBLEM, "store",
-			   "is the server running, and reachable from here? Password and user are "
-			   "part of the URI",
-			   "%s: %s", shown, error[0] ? error : strerror(-err));
-	else
-		doctor_say(doctor, VERDICT_FINE, "store", "", "%s answers, in %.2f ms", shown,
-			   (double)(clock_now_ns() - start_ns) / 1e6);
-}
-
 static int run_doctor(int argc, char **argv)
 {
 	struct doctor doctor = {.checks = cli_array()};
+	struct doctor_daemon daemon;
 	enum exit_code code;
 	cJSON *object;
 
@@ -318,8 +233,9 @@ static int run_doctor(int argc, char **argv)
 	check_memory_sharing(&doctor);
 	check_cross_memory(&doctor);
 	check_versions(&doctor);
-	check_daemon(&doctor);
-	check_store(&doctor);
+	doctor_check_daemon(&doctor, option_socket, (uint32_t)option_timeout, &daemon);
+	doctor_check_store(&doctor, &daemon, option_store, (uint32_t)option_timeout);
+	doctor_daemon_clear(&daemon);
 	doctor_check_python(&doctor, option_python ? option_python : "python3");
 	code = doctor.counts[VERDICT_PROBLEM] ? EXIT_FOUND_BAD : EXIT_OK;
 	if (!option_json) {

@@ -341,6 +341,31 @@ def test_doctor_gives_advice_for_what_is_not_fine(cli: Cli, store: str, tmp_path
     assert "to note" in cli("doctor", *no_daemon).out
 
 
+def check_of(answer: Answer, name: str) -> dict[str, str]:
+    found: dict[str, str] = next(c for c in answer.json["checks"] if c["check"] == name)
+    return found
+
+
+def test_doctor_makes_no_store_by_looking_at_one(cli: Cli, tmp_path: Path) -> None:
+    path = tmp_path / "mistyped"
+    answer = cli("doctor", "--store", f"file:{path}", "--json", "--socket", tmp_path / "none")
+    store = check_of(answer, "store")
+    assert store["verdict"] == "problem" and f"there is no store at {path}" in store["found"]
+    assert not path.exists()
+
+
+def test_doctor_looks_at_the_store_that_the_daemon_reads(
+    cli: Cli, daemon: str, store: str, tmp_path: Path
+) -> None:
+    (tmp_path / "shadowserve" / "chunks").mkdir(parents=True)
+    other = f"file:{tmp_path}/shadowserve/chunks"
+    cache = {"XDG_CACHE_HOME": str(tmp_path)}  # whose store no daemon here was given
+    found = check_of(cli("doctor", "--socket", daemon, "--json", env=cache), "store")
+    assert found["verdict"] == "fine" and found["found"].startswith(f"{store} answers")
+    found = check_of(cli("doctor", "--socket", daemon, "--store", other, "--json"), "store")
+    assert found["verdict"] == "note" and f"the daemon reads {store}" in found["found"]
+
+
 def test_doctor_tells_a_stale_socket(cli: Cli, tmp_path: Path) -> None:
     path = tmp_path / "stale.sock"
     listener = socket.socket(socket.AF_UNIX)

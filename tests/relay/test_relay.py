@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 import time
 from collections.abc import Callable
 
 import pytest
 from daemon_rig import Engine, keys
-from relay_rig import Relayed
+from relay_rig import RELAY_BUILD, Relayed
 from shadowserve import binding as ssv
 
 Make = Callable[..., Relayed]
@@ -61,3 +64,43 @@ def test_memory_that_is_no_memfd_is_refused_and_the_session_lives(
         engine.session.region_register(kind, engine.layout, memory.bytes, fd=fd, address=address)
     assert engine.lookup(keys(1, 1)) == 0
     engine.close()
+
+
+def doctor(rig: Relayed, *args: str) -> dict[str, dict[str, str]]:
+    program = RELAY_BUILD / "cli" / "shadowserve"
+    command = [program, "doctor", "--json", "--socket", rig.socket, *args]
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("SHADOWSERVE_")}
+    env = {**kept, "XDG_CACHE_HOME": str(rig.folder)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=env)
+    return {check["check"]: check for check in json.loads(done.stdout)["checks"]}
+
+
+def test_doctor_calls_no_folder_of_the_engines_host_the_cards_store(relayed: Make) -> None:
+    """The card's folder has the same name, and another machine may well have a folder there."""
+    rig = relayed()
+    (rig.folder / "shadowserve" / "chunks").mkdir(parents=True)  # of daemons that are given none
+    store = rig.card.keys["store"]
+    found = doctor(rig)
+    assert found["daemon"]["verdict"] == "fine" and "a relay answers" in found["daemon"]["found"]
+    assert (
+        found["store"]["verdict"] == "note" and f"the card reads {store}" in found["store"]["found"]
+    )
+    assert "on the card" in found["store"]["advice"]
+    found = doctor(rig, "--store", store)
+    assert (
+        found["store"]["verdict"] == "note" and "the card reads its own" in found["store"]["found"]
+    )
+    found = doctor(rig, "--store", f"file:{rig.folder}/shadowserve/chunks")
+    assert (
+        found["store"]["verdict"] == "note"
+        and f"on the card reads {store}" in found["store"]["found"]
+    )
+
+
+def test_doctor_tells_a_card_that_is_away_from_a_stale_socket(relayed: Make) -> None:
+    rig = relayed()
+    rig.kill(rig.card)
+    found = doctor(rig, "--timeout", "15000")["daemon"]
+    assert found["verdict"] == "problem" and "the card at" in found["found"]
+    rig.kill(rig.relay)
+    assert "stale socket" in doctor(rig)["daemon"]["advice"]
