@@ -17,6 +17,7 @@
 
 #define VALUES      16u
 #define VALUE_BYTES (MIB)
+#define FAILOVER_NS (6 * NS_PER_S) /* longer than a node tries: 5 s */
 
 static struct harness_cluster *cluster;
 static struct store *store;
@@ -422,19 +423,23 @@ static void killed_master_fails_over(void **state)
 /* The replica takes over from a master that lives: everything is served all the time. */
 static void master_that_steps_down_misses_nothing(void **state)
 {
-	uint64_t end_ns = clock_now_ns() + HARNESS_PATIENCE;
+	uint64_t ask_ns = 0, end_ns = clock_now_ns() + 2 * HARNESS_PATIENCE;
 	char role[32] = "";
 
 	(void)state;
 	open_store("?lanes=2&refresh-ms=100000");
 	put_values();
-	harness_cluster_command(cluster, 3, role, sizeof(role), "CLUSTER FAILOVER");
-	assert_string_equal(role, "+OK");
 	/* The replica may be master for a moment before the old one knows: until a GET was sent on.
 	 */
 	while (!strstr(role, "master") || harness_stats(store).redirects == 0) {
 		char answer[2048];
 
+		/* Nodes of a busy machine may give up to agree: then the replica no longer asks. */
+		if (!strstr(role, "master") && clock_now_ns() >= ask_ns) {
+			harness_cluster_command(cluster, 3, answer, sizeof(answer),
+						"CLUSTER FAILOVER%s", ask_ns ? " TAKEOVER" : "");
+			ask_ns = clock_now_ns() + FAILOVER_NS;
+		}
 		submit_gets();
 		harness_poll(store, VALUES);
 		assert_int_equal(check_gets(HARNESS_NODES_MAX), 0);
