@@ -241,6 +241,12 @@ int message_decode_text(const struct message *message, struct message_text *ret_
 		return PROTO(error, "%s: text of %u bytes in a body of %u",
 			     message_name(message->type), ret_text->text_bytes,
 			     message->body_bytes);
+	/* A refusal that says "done" would pass for what was asked for. */
+	if (!message_status_is_good(ret_text->status) ||
+	    (message->type == MESSAGE_REFUSED && ret_text->status == 0))
+		return PROTO(error, "%s: status %d, expected %s-%d to -1",
+			     message_name(message->type), ret_text->status,
+			     message->type == MESSAGE_REFUSED ? "" : "0 or ", MESSAGE_ERRNO_MAX);
 	ret_text->text = (const char *)message->body + sizeof(wire);
 	return 0;
 }

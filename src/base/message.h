@@ -24,6 +24,7 @@
 #define MESSAGE_STAT_BYTES_MAX  (1 * MIB)
 #define MESSAGE_COMPLETIONS_MAX 64 /* in one message */
 #define MESSAGE_EVENTS_MAX      2048
+#define MESSAGE_ERRNO_MAX       4095 /* as the kernel's */
 
 /* Long enough for every message that a daemon receives. */
 #define MESSAGE_REQUEST_BYTES_MAX \
@@ -241,6 +242,12 @@ const char *message_name(uint16_t type); /* "HELLO" ...; "?" for no such type */
 /* 1 for an engine id: 1 to SSV_ENGINE_ID_MAX - 1 bytes of printable ASCII, so that it can stand in
  * a log line and in JSON as it is. */
 int message_engine_id_is_good(const char *engine_id);
+
+/* 0 or a negative errno: what a status of a peer's must be, since it becomes a result here. */
+static inline int message_status_is_good(int32_t status)
+{
+	return status <= 0 && status >= -MESSAGE_ERRNO_MAX;
+}
 
 /*
  * Encoders write a whole message to out, which is aligned to 8, and return its bytes, or 0 when

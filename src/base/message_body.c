@@ -450,6 +450,14 @@ int message_decode_completions(const struct message *message, uint32_t *ret_coun
 	    message->body_bytes != sizeof(wire) + *ret_count * sizeof(struct wire_completion))
 		return PROTO(error, "COMPLETION: %u completions in %u bytes", *ret_count,
 			     message->bytes);
+	for (uint32_t i = 0; i < *ret_count; i++) {
+		struct ssv_completion completion;
+
+		message_completion_at(message, i, &completion);
+		if (!message_status_is_good(completion.status))
+			return PROTO(error, "COMPLETION: status %d, expected 0 or -%d to -1",
+				     completion.status, MESSAGE_ERRNO_MAX);
+	}
 	return 0;
 }
 

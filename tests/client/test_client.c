@@ -67,6 +67,27 @@ static void script_refuse(int socket)
 	say_text(socket, MESSAGE_CLOSE, 0, -EPROTO, "speaks 7 to 9");
 }
 
+static void script_refuse_with_success(int socket)
+{
+	struct message hello = next_message(socket);
+
+	say_text(socket, MESSAGE_REFUSED, hello.id, 0, "done");
+}
+
+static void a_refusal_that_says_done_is_no_welcome(void **unused)
+{
+	char error[SSV_ERROR_TEXT_MAX];
+	struct ssv *ssv = NULL;
+	struct peer peer;
+
+	(void)unused;
+	peer_start(&peer, script_refuse_with_success);
+	assert_int_equal(connect_to(&peer, SOON_MS, &ssv, error), -EPROTO);
+	assert_non_null(strstr(error, "REFUSED: status 0"));
+	assert_null(ssv);
+	peer_stop(&peer);
+}
+
 static void another_version_is_eproto(void **unused)
 {
 	char error[SSV_ERROR_TEXT_MAX];
@@ -323,6 +344,7 @@ int main(void)
 	    cmocka_unit_test(nobody_listening_is_said),
 	    cmocka_unit_test(wrong_options_are_refused),
 	    cmocka_unit_test(another_version_is_eproto),
+	    cmocka_unit_test(a_refusal_that_says_done_is_no_welcome),
 	    cmocka_unit_test(another_protocol_is_eproto),
 	    cmocka_unit_test(a_daemon_that_hangs_up_is_enotconn),
 	    cmocka_unit_test(a_silent_daemon_is_etimedout),
