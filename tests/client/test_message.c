@@ -301,55 +301,6 @@ static void request_counts_must_match_its_length(void **unused)
 	free(buffer);
 }
 
-/* A status becomes a function's result, where above 0 means something else. */
-static void a_status_is_zero_or_a_negative_errno(void **unused)
-{
-	static const struct {
-		uint16_t type;
-		int status, expected;
-	} cases[] = {
-	    {MESSAGE_CLOSE, 0, 0},
-	    {MESSAGE_STATUS, 0, 0},
-	    {MESSAGE_REFUSED, -1, 0},
-	    {MESSAGE_REFUSED, -4095, 0},
-	    {MESSAGE_REFUSED, 0, -EPROTO},
-	    {MESSAGE_REFUSED, 1, -EPROTO},
-	    {MESSAGE_CLOSE, 1, -EPROTO},
-	    {MESSAGE_STATUS, -4096, -EPROTO},
-	    {MESSAGE_STATUS, INT32_MIN, -EPROTO},
-	    {MESSAGE_COMPLETION, 0, 0},
-	    {MESSAGE_COMPLETION, -4095, 0},
-	    {MESSAGE_COMPLETION, 1, -EPROTO},
-	    {MESSAGE_COMPLETION, INT32_MIN, -EPROTO},
-	};
-	uint8_t *buffer = malloc(ROOM), *copy;
-	char error[SSV_ERROR_TEXT_MAX];
-
-	(void)unused;
-	for (size_t i = 0; i < ARRAY_COUNT(cases); i++) {
-		struct ssv_completion completion = {.op = SSV_OP_FETCH, .status = cases[i].status};
-		const int of_request = cases[i].type == MESSAGE_COMPLETION;
-		struct message_text text;
-		struct message message;
-		uint32_t count;
-		size_t bytes;
-
-		if (of_request) {
-			message_completions_begin(buffer, ROOM);
-			bytes = message_completions_append(buffer, ROOM, &completion);
-		} else {
-			bytes = message_encode_text(buffer, ROOM, cases[i].type, 1, cases[i].status,
-						    "why", 3);
-		}
-		message = find_one(buffer, bytes, MESSAGE_FROM_DAEMON, &copy);
-		assert_int_equal(of_request ? message_decode_completions(&message, &count, error)
-					    : message_decode_text(&message, &text, error),
-				 cases[i].expected);
-		free(copy);
-	}
-	free(buffer);
-}
-
 static void completions_grow_until_full(void **unused)
 {
 	uint8_t *buffer = malloc(ROOM), *copy;
@@ -611,7 +562,6 @@ int main(void)
 	    cmocka_unit_test(register_comes_back),
 	    cmocka_unit_test(request_of_many_sizes_comes_back),
 	    cmocka_unit_test(request_counts_must_match_its_length),
-	    cmocka_unit_test(a_status_is_zero_or_a_negative_errno),
 	    cmocka_unit_test(completions_grow_until_full),
 	    cmocka_unit_test(every_truncation_waits_for_more),
 	    cmocka_unit_test(every_wrong_length_is_refused),
