@@ -1,10 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * test_cluster.c - a redis+cluster: store with real masters and replicas: values spread over all,
- * slots that move while they are fetched, masters that are killed in the middle of a fetch.
- *
- * Every GET is checked: whatever happens to the cluster, it gives the value's own bytes or an
- * error, and no error costs a deadline.
+ * slots that move while they are fetched, masters that are killed in the middle of a fetch. Every
+ * GET is checked: it gives the value's own bytes or an error, and no error costs a deadline.
  */
 #include "harness_cluster.h"
 
