@@ -26,6 +26,7 @@ void doctor_say(struct doctor *doctor, enum verdict verdict, const char *name, c
 /* doctor_daemon.c */
 struct doctor_daemon {
 	bool answers, relayed; /* relayed: by a relay, for a card on another machine */
+	bool silent;           /* somebody listens, but no state came */
 	char *store;           /* its URI without password, as the daemon says it; or NULL */
 };
 

@@ -84,7 +84,8 @@ static bool is_stale(const char *path)
 	return refused;
 }
 
-static void daemon_missed(struct doctor *doctor, const char *path, int err, const char *error)
+static void daemon_missed(struct doctor *doctor, const char *path, int err, const char *error,
+			  struct doctor_daemon *daemon)
 {
 	struct stat status;
 
@@ -102,6 +103,8 @@ static void daemon_missed(struct doctor *doctor, const char *path, int err, cons
 		    "it over; to be rid of it, remove the file",
 		    "nobody listens at %s", path);
 	else
+		daemon->silent = true;
+	if (daemon->silent)
 		doctor_say(doctor, VERDICT_PROBLEM, "daemon",
 			   "another user's: name your own with --socket; another version's: start "
 			   "this one's; a relay that does not reach its card: start the card",
@@ -126,11 +129,12 @@ void doctor_check_daemon(struct doctor *doctor, const char *socket, uint32_t tim
 	socket_name(socket, path, sizeof(path));
 	err = ssv_connect(&options, &ssv, error);
 	if (err) {
-		daemon_missed(doctor, path, err, error);
+		daemon_missed(doctor, path, err, error, ret_daemon);
 		return;
 	}
 	err = daemon_ask(ssv, engine_id, timeout_ms, ret_daemon);
 	ssv_close(ssv);
+	ret_daemon->silent = err != 0;
 	if (err)
 		doctor_say(doctor, VERDICT_PROBLEM, "daemon",
 			   "it took the session and tells no state: look into its log",
@@ -242,9 +246,13 @@ void doctor_check_store(struct doctor *doctor, const struct doctor_daemon *daemo
 	if (!named)
 		named = getenv("SHADOWSERVE_STORE");
 	if (!named || !named[0])
-		named = daemon->answers ? NULL : store_io_uri(NULL);
+		named = daemon->answers || daemon->silent ? NULL : store_io_uri(NULL);
 	if (named)
 		store_check(doctor, daemon, named, timeout_ms);
+	else if (daemon->silent)
+		doctor_say(doctor, VERDICT_NOTE, "store",
+			   "mend what is said of the daemon first, or give --store URI",
+			   "not looked at: the daemon does not say which it reads");
 	else if (!daemon->answers)
 		doctor_say(doctor, VERDICT_NOTE, "store",
 			   "give --store URI to have it checked, for example "
