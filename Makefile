@@ -35,8 +35,9 @@ test: dpdk rdma build venv
 	@$(PYTHON) tests/run.py $(if $(ONLY),--only $(ONLY))
 
 calibrate: build venv
-	@PYTHONPATH=python SHADOWSERVE_PYTHON=$(PYTHON) build/release/cli/shadowserve calibrate $(MODEL) \
-		$(CALIBRATE_ARGS)
+	@PYTHONPATH=python SHADOWSERVE_PYTHON=$(PYTHON) \
+		SHADOWSERVE_CODEC_LIBRARY=build/release/python/native/libshadowserve-codec.so \
+		build/release/cli/shadowserve calibrate $(MODEL) $(CALIBRATE_ARGS)
 
 test-rdma: system
 	@packaging/setup_optional.sh rdma
