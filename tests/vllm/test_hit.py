@@ -48,7 +48,8 @@ def stored(daemon):
 
 @pytest.fixture(scope="module")
 def engine(daemon, stored):
-    engine = Engine({"socket": daemon.socket, "tier": "lossless"}, max_num_batched_tokens=512)
+    options = {"socket": daemon.socket, "tier": "lossless", "min_tier": "lossless"}
+    engine = Engine(options, max_num_batched_tokens=512)
     yield engine
     engine.close()
 
