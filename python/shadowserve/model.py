@@ -14,7 +14,8 @@ import json
 import os
 import struct
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -98,9 +99,10 @@ def identify(
     hasher = hashlib.sha256(VERSION)
     _add(hasher, b"compute", compute_dtype.encode())
     _add(hasher, b"config", canonical(relevant))
-    _add_weights(hasher, _weights(directory))
-    if with_code:
-        _add_code(hasher, directory, config)
+    with _keyable(directory):
+        _add_weights(hasher, _weights(directory))
+        if with_code:
+            _add_code(hasher, directory, config)
     rope = {name: config.get(name) for name in _ROPE_FIELDS}
     rope_hasher = hashlib.sha256(canonical([rope, dict(positions or {})]))
     return Identity(hasher.digest(), rope_hasher.digest())
@@ -143,6 +145,18 @@ def adapter_stamp(directory: Path) -> tuple[tuple[str, int, int, int], ...]:
 # ---- parts ---------------------------------------------------------------------------------------
 
 
+@contextmanager
+def _keyable(directory: Path) -> Iterator[None]:
+    """Files that are damaged or may not be read cost the cache, never the engine's start."""
+    try:
+        yield
+    except NotKeyable:
+        raise
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as failure:
+        text = f"{type(failure).__name__}: {failure}"
+        raise NotKeyable(f"the files in {directory} cannot be read: {text}") from failure
+
+
 def _add(hasher: Any, label: bytes, value: bytes) -> None:
     hasher.update(struct.pack("<IQ", len(label), len(value)) + label + value)
 
@@ -155,6 +169,8 @@ def _read_config(directory: Path) -> dict[str, Any]:
         raise NotKeyable(f"{path} is larger than {CONFIG_BYTES_MAX} bytes")
     try:
         config = json.loads(path.read_bytes())
+    except OSError as failure:
+        raise NotKeyable(f"{path} cannot be read: {failure}") from failure
     except ValueError as failure:
         raise NotKeyable(f"{path} is no JSON: {failure}") from failure
     if not isinstance(config, dict):

@@ -134,6 +134,30 @@ def test_what_cannot_be_keyed_is_refused(tmp_path, damage):
         model.identify(one, "bfloat16")
 
 
+def header(entries):
+    text = json.dumps(entries).encode()
+    return struct.pack("<Q", len(text)) + text
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("model.safetensors.index.json", b"{"),
+        ("model.safetensors.index.json", b"[]"),
+        ("model.safetensors.index.json", b'{"weight_map": {"a": 1}}'),
+        ("model.safetensors", header([])),
+        ("model.safetensors", header({"a": {"dtype": "BF16", "shape": [4]}})),
+        ("model.safetensors", header({"a": {"data_offsets": ["x", 1]}})),
+        ("model.safetensors", header({"a": {"data_offsets": [0]}})),
+    ],
+)
+def test_damaged_files_have_no_identity_and_are_named(tmp_path, name, content):
+    one = make_model(tmp_path / "one")
+    (one / name).write_bytes(content)
+    with pytest.raises(model.NotKeyable, match=str(one)):
+        model.identify(one, "bfloat16")
+
+
 def test_recorded_quantization(tmp_path):
     record = {"quantization_config": {"quant_method": "awq"}}
     assert model.recorded_quantization(make_model(tmp_path / "q", config=record)) == "awq"
