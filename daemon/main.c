@@ -284,7 +284,7 @@ static int start(struct config *config, int detached)
 	return status;
 }
 
-/* A relative path means the starter's folder, which a detached daemon leaves. */
+/* Logs, `stat` and whoever asks for the socket know nothing of the starter's folder. */
 static int make_absolute(const char *key, char name[CONFIG_TEXT_MAX], char *error)
 {
 	char folder[PATH_MAX], path[CONFIG_TEXT_MAX + PATH_MAX];

@@ -275,11 +275,12 @@ enum ssv_op {
  * STORE  keys, region, blocks, position, tier, codec. Blocks hold whole chunks, the last one may be
  *        short (a whole number of blocks; its key is that of ssv_key_chain() with chunk_tokens so
  *        short). Completes when the source blocks are captured: no longer read. tokens: how many
- * were captured; status -EAGAIN when dropped for overload. Whether the store took them shows in
- * ssv_stat(). CANCEL target: the user_data of a FETCH, STORE or LOOKUP in flight. The target
- * completes (with -ECANCELED, unless it was done before) once it is quiescent, then this one
- * completes. FLUSH  deadline_ms. Completes when every STORE of this session accepted before it has
- * been put, or dropped.
+ *        were captured; status -EAGAIN when dropped for overload. Whether the store took them shows
+ *        in ssv_stat().
+ * CANCEL target: the user_data of a FETCH, STORE or LOOKUP in flight. The target completes (with
+ *        -ECANCELED, unless it was done before) once it is quiescent, then this one completes.
+ * FLUSH  deadline_ms. Completes when every STORE of this session accepted before it has been put,
+ *        or dropped.
  */
 struct ssv_request {
 	uint8_t op;       /* enum ssv_op */
@@ -296,7 +297,7 @@ struct ssv_request {
 	uint32_t ranks_count; /* LOOKUP; 0: 1 */
 	uint32_t first_token;
 	uint32_t position;    /* token position of keys[0]'s chunk in its sequence */
-	uint32_t deadline_ms; /* 0: the daemon's default for the operation */
+	uint32_t deadline_ms; /* FETCH, FLUSH; 0: the daemon's default */
 };
 
 struct ssv_completion {
