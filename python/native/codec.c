@@ -26,7 +26,7 @@ struct codec_job {
 	uint32_t struct_size;
 	uint8_t dtype, parts_count, tier, codec;
 	uint16_t layers_count, tokens;
-	uint8_t verbatim_tokens, reserved[3];
+	uint8_t verbatim_tokens, trellis, reserved[2];
 	struct codec_part parts[SSV_PARTS_MAX];
 	float scale; /* of the tier's steps; 0: uniform steps */
 	float error_margin;
@@ -133,8 +133,10 @@ int codec_encode(struct codec_context *context, const struct codec_job *job,
 		 uint64_t *ret_bytes, float *ret_errors)
 {
 	const struct chunk_identity identity = {.key = {{1}}};
-	struct encode_options options = {
-	    .tier = job->tier, .codec = job->codec, .verbatim_tokens = job->verbatim_tokens};
+	struct encode_options options = {.tier = job->tier,
+					 .codec = job->codec,
+					 .verbatim_tokens = job->verbatim_tokens,
+					 .trellis = job->trellis};
 	struct encode_profile profile;
 	struct chunk_shape shape;
 	struct encoder encoder;

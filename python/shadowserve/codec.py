@@ -111,7 +111,8 @@ class _Job(Structure):
         ("layers_count", c_uint16),
         ("tokens", c_uint16),
         ("verbatim_tokens", c_uint8),
-        ("reserved", c_uint8 * 3),
+        ("trellis", c_uint8),
+        ("reserved", c_uint8 * 2),
         ("parts", _Part * PARTS_MAX),
         ("scale", c_float),
         ("error_margin", c_float),
@@ -149,10 +150,11 @@ class Codec:
         steps: Steps | None = None,
         codec: str = "r16",
         verbatim_tokens: int = 0,
+        trellis: bool = False,
     ) -> Encoded:
         """elements: the address of shape.kv_bytes bytes. Without steps: the tier's uniform ones."""
         container, count, errors = self._encode(
-            shape, elements, tier, steps, codec, verbatim_tokens
+            shape, elements, tier, steps, codec, verbatim_tokens, trellis
         )
         return Encoded(ctypes.string_at(container, count), errors)
 
@@ -165,11 +167,12 @@ class Codec:
         steps: Steps | None = None,
         codec: str = "r16",
         verbatim_tokens: int = 0,
+        trellis: bool = False,
     ) -> tuple[int, list[list[float]]]:
         """Encode and decode to the address `out`: the container's bytes, the errors. out may be
         elements."""
         container, count, errors = self._encode(
-            shape, elements, tier, steps, codec, verbatim_tokens
+            shape, elements, tier, steps, codec, verbatim_tokens, trellis
         )
         self._decode(container, count, out, shape.kv_bytes)
         return count, errors
@@ -187,9 +190,10 @@ class Codec:
         steps: Steps | None,
         codec: str,
         verbatim_tokens: int,
+        trellis: bool,
     ) -> tuple[int, int, list[list[float]]]:
         tensors, parts = shape.layers * len(shape.parts), len(shape.parts)
-        job = _job(shape, tier, steps, codec, verbatim_tokens)
+        job = _job(shape, tier, steps, codec, verbatim_tokens, trellis)
         container, count = c_void_p(), c_uint64()
         errors = (c_float * tensors)()
         err = self._library.codec_encode(
@@ -213,7 +217,14 @@ class Codec:
         _check(err, f"decoding ({(why.value or b'').decode()})" if why.value else "decoding")
 
 
-def _job(shape: Shape, tier: str, steps: Steps | None, codec: str, verbatim_tokens: int) -> _Job:
+def _job(
+    shape: Shape,
+    tier: str,
+    steps: Steps | None,
+    codec: str,
+    verbatim_tokens: int,
+    trellis: bool,
+) -> _Job:
     job = _Job(
         struct_size=ctypes.sizeof(_Job),
         dtype=DTYPES[shape.dtype],
@@ -223,6 +234,7 @@ def _job(shape: Shape, tier: str, steps: Steps | None, codec: str, verbatim_toke
         layers_count=shape.layers,
         tokens=shape.tokens,
         verbatim_tokens=verbatim_tokens,
+        trellis=trellis,
     )
     if len(shape.parts) > PARTS_MAX:
         raise CodecError(f"{len(shape.parts)} parts are more than {PARTS_MAX}")

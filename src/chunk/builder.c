@@ -40,6 +40,7 @@ int builder_begin(struct builder *builder, const struct container_header *header
 	builder->bytes = bytes;
 	builder->capacity = capacity;
 	builder->header = *header;
+	builder->header.must_flags = 0; /* what entries need is added with them */
 	builder->entries_max = shape_entries_max(shape);
 	builder->meta_begin =
 	    CONTAINER_HEADER_BYTES + (uint64_t)builder->entries_max * CONTAINER_ENTRY_BYTES;
@@ -71,14 +72,18 @@ int builder_append(struct builder *builder, struct container_entry *entry)
 				  .group = builder->next_group,
 				  .meta_end = builder->meta_end,
 				  .wire_end = builder->wire_end};
+	uint32_t must_flags = builder->header.must_flags;
 	uint64_t wire_room;
 	uint8_t *wire = builder_wire(builder, &wire_room);
 
 	entry->offset = (uint64_t)(wire - builder->bytes);
 	entry->meta_offset = (uint32_t)builder->meta_end;
+	builder->header.must_flags |= entry_must_flags(entry);
 	if (entry_check(&builder->header, entry, builder->bytes + builder->meta_end,
-			builder->meta_reserved_end - builder->meta_end, &walk))
+			builder->meta_reserved_end - builder->meta_end, &walk)) {
+		builder->header.must_flags = must_flags;
 		return -EINVAL;
+	}
 	if (entry->wire_bytes > wire_room)
 		return -E2BIG;
 	entry->wire_crc = crc32c(0, wire, entry->wire_bytes);
@@ -126,7 +131,6 @@ int builder_finish(struct builder *builder, const float error[SSV_PARTS_MAX], ui
 	h->major = CONTAINER_MAJOR;
 	h->minor = CONTAINER_MINOR;
 	h->header_bytes = CONTAINER_HEADER_BYTES;
-	h->must_flags = 0;
 	h->segments_count = builder->entries_count;
 	h->table_offset = CONTAINER_HEADER_BYTES;
 	h->meta_offset = h->table_offset + builder->entries_count * CONTAINER_ENTRY_BYTES;

@@ -59,7 +59,7 @@ static enum container_fault header_check(const uint8_t *bytes, const struct cont
 		return CONTAINER_FAULT_VERSION;
 	if (crc32c(0, bytes, HEADER_CRC_OFFSET) != load_le32(bytes + HEADER_CRC_OFFSET))
 		return CONTAINER_FAULT_HEADER_CRC;
-	if (h->must_flags)
+	if (h->must_flags & ~(uint32_t)CONTAINER_MUST_TRELLIS)
 		return CONTAINER_FAULT_MUST_FLAG;
 	if (!fields_are_sound(bytes, h))
 		return CONTAINER_FAULT_HEADER_FIELD;
@@ -100,6 +100,7 @@ static enum container_fault table_check(const uint8_t *bytes, const struct conta
 {
 	uint64_t meta_end = (uint64_t)h->meta_offset + h->meta_bytes;
 	struct entry_walk walk = {.meta_end = h->meta_offset, .wire_end = meta_end};
+	uint32_t used_flags = 0;
 
 	if (crc32c(0, bytes + h->table_offset, meta_end - h->table_offset) != h->table_crc)
 		return CONTAINER_FAULT_TABLE_CRC;
@@ -115,7 +116,10 @@ static enum container_fault table_check(const uint8_t *bytes, const struct conta
 		    entry_check(h, &entry, bytes + walk.meta_end, meta_end - walk.meta_end, &walk);
 		if (fault != CONTAINER_FAULT_NONE)
 			return fault;
+		used_flags |= entry_must_flags(&entry);
 	}
+	if (used_flags != h->must_flags)
+		return CONTAINER_FAULT_TABLE;
 	if (walk.tensor != shape_tensors(&h->shape) || walk.wire_end != h->total_bytes)
 		return CONTAINER_FAULT_TABLE;
 	return walk.meta_end == meta_end ? CONTAINER_FAULT_NONE : CONTAINER_FAULT_META;

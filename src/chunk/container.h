@@ -30,10 +30,16 @@
 #define R16_STREAM_BYTES_MIN   (4u + 128u)        /* its length and its states */
 #define EXCEPTION_INDEX_BYTES  3u
 
+/* Must flags that this version reads; one that it does not know is refused. */
+enum container_must_flags {
+	CONTAINER_MUST_TRELLIS = 2, /* there is an entry of WIRE_CODEC_TRELLIS */
+};
+
 /*
  * Wire ids of the lossless back ends: enum ssv_codec minus one. All but STORED code the same class
- * planes, so a new one takes a new id and nothing here changes; 6 and 7 are kept for codecs with
- * other symbols, and refused.
+ * planes, so a new one takes a new id and nothing here changes. TRELLIS is r16 with other symbols
+ * (docs/codec.md, section 1.1): behind a must flag, and no back end to choose. 6 is kept for r16
+ * with 32 classes, and refused.
  */
 enum wire_codec {
 	WIRE_CODEC_STORED = 0,

@@ -276,7 +276,7 @@ static int extent_is_sound(const struct chunk_shape *shape, const struct contain
 
 static int streams_are_sound(const struct container_entry *entry)
 {
-	if (entry->codec != WIRE_CODEC_R16)
+	if (entry->codec != WIRE_CODEC_R16 && entry->codec != WIRE_CODEC_TRELLIS)
 		return entry->streams_count == 1;
 	if (entry->streams_count != 1 && entry->streams_count != 2 && entry->streams_count != 4)
 		return 0;
@@ -345,8 +345,10 @@ enum container_fault entry_check(const struct container_header *header,
 
 	if (!extent_is_sound(&header->shape, entry, walk))
 		return CONTAINER_FAULT_TABLE;
-	if (entry->codec == WIRE_CODEC_R16_32 || entry->codec == WIRE_CODEC_TRELLIS)
+	if (entry->codec == WIRE_CODEC_R16_32 || entry_must_flags(entry) & ~header->must_flags)
 		return CONTAINER_FAULT_CODEC;
+	if (entry->codec == WIRE_CODEC_TRELLIS && header->tier == SSV_TIER_LOSSLESS)
+		return CONTAINER_FAULT_TABLE;
 	if (!streams_are_sound(entry) || entry->meta_offset != walk->meta_end ||
 	    entry->meta_bytes > meta_room ||
 	    entry->offset != align_up(walk->wire_end, WIRE_ALIGN_BYTES))

@@ -26,4 +26,10 @@ SSV_MUST_CHECK enum container_fault entry_check(const struct container_header *h
 						const uint8_t *meta, uint64_t meta_room,
 						struct entry_walk *walk);
 
+/* The must flags that a container with this entry has (enum container_must_flags). */
+static inline uint32_t entry_must_flags(const struct container_entry *entry)
+{
+	return entry->codec == WIRE_CODEC_TRELLIS ? CONTAINER_MUST_TRELLIS : 0;
+}
+
 #endif

@@ -80,7 +80,7 @@ struct encode_options {
 	uint8_t tier;            /* enum ssv_tier, not DEFAULT */
 	uint8_t codec;           /* enum ssv_codec, not DEFAULT */
 	uint8_t verbatim_tokens; /* leading tokens kept exact; 0 except at position 0 */
-	uint8_t reserved;
+	uint8_t trellis;         /* 1: lossy tiers in fewer bytes, encoded slowly; r16 alone */
 	/* Over it: the next finer tier. 0: what the profile expects, or the tier's default. */
 	float error_max[SSV_PARTS_MAX];
 	const struct encode_profile

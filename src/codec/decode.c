@@ -15,6 +15,7 @@
 #include "codec/scalar.h"
 #include "codec/strips.h"
 #include "codec/symbols.h"
+#include "codec/trellis.h"
 
 #define STRIP_TOKENS     32u /* of elements of 2 bytes and more: a cache line of a channel */
 #define COLUMN_BYTES_MAX 8u  /* longest run that a transposed layout repeats */
@@ -278,6 +279,9 @@ static void group_begin(const struct tensor_work *w, struct group_work *g, uint3
 	} else {
 		group_load(&r->meta, &r->extent, r->dim, group, &g->lane);
 		g->tile.lane = &g->lane;
+		g->tile.is_trellis = (uint8_t)r->is_trellis;
+		if (r->is_trellis)
+			trellis_begin(&g->lane);
 	}
 	g->rows = s->tile;
 	g->pitch = LANES * r->element_bytes;
@@ -317,7 +321,8 @@ static void group_strip(const struct tensor_work *w, struct group_work *g, uint8
 /* Are all rows of these groups whole cache lines, and can they be made in one loop? */
 static int round_is_fused(const struct tensor_work *w, const struct class_strips *strips)
 {
-	if (w->r->kernels->fused == scalar_fused || !strips->streams_count || !w->has_lines)
+	if (w->r->kernels->fused == scalar_fused || !strips->streams_count || !w->has_lines ||
+	    w->r->is_trellis)
 		return 0;
 	for (uint32_t i = 0; i < strips->groups_count; i++) {
 		const struct group_work *g = &w->group[i];

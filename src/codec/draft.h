@@ -26,6 +26,7 @@ struct draft {
 	const float *weight;   /* [heads] */
 	const uint8_t *factor; /* [channels] or NULL */
 	float scale;
+	uint8_t is_trellis;  /* symbols of trellis.h */
 	uint8_t is_followed; /* the next tensor is likely to lie behind this one */
 	struct class_plane plane;
 	uint8_t *raw; /* room for the most raw bits that the dtype allows, and 8 bytes */

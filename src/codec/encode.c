@@ -26,6 +26,8 @@ int encoder_begin(struct encoder *encoder, const struct chunk_identity *identity
 
 	if (!tier_find(options->tier) || !lossless_find(options->codec))
 		return -EINVAL;
+	if (options->trellis && options->codec != SSV_CODEC_R16)
+		return -EINVAL;
 	if (options->profile && !profile_fits(options->profile, shape, NULL))
 		return -EINVAL;
 	memset(encoder, 0, sizeof(*encoder));
@@ -92,6 +94,7 @@ static void draft_open(struct encoder *encoder, const uint8_t *elements, struct 
 	draft->verbatim = header->verbatim_tokens;
 	draft->scratch = s;
 	draft->kernels = kernels_get();
+	draft->is_trellis = encoder->options.trellis;
 	draft->is_followed = encoder->next_tensor + 1 < shape_tensors(&header->shape);
 	draft->plane.classes = s->classes;
 	draft->plane.groups_count = draft->groups;
@@ -198,7 +201,8 @@ static int draft_append(struct encoder *encoder, struct draft *draft, uint8_t *w
 	}
 	if (err)
 		return err;
-	entry.codec = (uint8_t)(ops->codec - 1);
+	entry.codec =
+	    draft->is_trellis && !lossless ? WIRE_CODEC_TRELLIS : (uint8_t)(ops->codec - 1);
 	entry.class_bytes = result.bytes_count;
 	entry.streams_count = (uint8_t)result.streams_count;
 	entry.class_crc = result.class_crc;

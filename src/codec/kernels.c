@@ -16,6 +16,7 @@
 #include "codec/scalar.h"
 #include "codec/simd/decode.h"
 #include "codec/simd/encode.h"
+#include "codec/trellis.h"
 
 #define SIMD_VARIABLE "SHADOWSERVE_SIMD"
 
@@ -39,6 +40,7 @@ const struct kernels kernels_scalar = {
     .pack = scalar_pack,
     .measure = scalar_measure,
     .code = scalar_code,
+    .trellis = scalar_trellis,
     .exponents = scalar_exponents,
     .split = scalar_split,
 };
@@ -64,6 +66,7 @@ static const struct kernels kernels_avx512 = {
     .pack = avx512_pack,
     .measure = avx512_measure,
     .code = avx512_code,
+    .trellis = scalar_trellis,
     .exponents = avx512_exponents,
     .split = avx512_split,
 };
@@ -88,6 +91,7 @@ static const struct kernels kernels_avx2 = {
     .pack = scalar_pack,
     .measure = avx2_measure,
     .code = scalar_code,
+    .trellis = scalar_trellis,
     .exponents = scalar_exponents,
     .split = scalar_split,
 };
@@ -129,6 +133,7 @@ static const struct kernels kernels_neon = {
     .pack = scalar_pack,
     .measure = neon_measure,
     .code = scalar_code,
+    .trellis = scalar_trellis,
     .exponents = scalar_exponents,
     .split = scalar_split,
 };

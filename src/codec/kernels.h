@@ -101,6 +101,7 @@ struct tile_lanes {
 	uint8_t has_delta;
 	uint8_t has_one_scale; /* a full group inside a head, without factors */
 	uint8_t is_uniform;    /* that, and no offset, no delta */
+	uint8_t state[LANES];  /* trellis (trellis.h), in lane order */
 };
 
 static inline uint32_t lane_split(uint32_t lane)
@@ -119,6 +120,7 @@ struct tile_job {
 	const uint8_t *raw;     /* [tokens][ceil(lanes * raw_bits / 8)], then 64 readable bytes */
 	uint32_t tokens, lanes, raw_bits;
 	uint8_t dtype;
+	uint8_t is_trellis;      /* symbols are of trellis.h; lane->state is moved on */
 	const uint8_t *exponent; /* lossless: [16] */
 	struct tile_lanes *lane; /* quantised; its integers are moved on */
 	uint8_t *tile;           /* [tokens][64] elements, aligned to a cache line */
@@ -350,6 +352,8 @@ void measure_total(struct measure_job *job, const double error[LANES], const dou
 void measure_fractions(struct measure_job *job, const uint32_t square[LANES],
 		       const double norm[LANES]);
 
+struct trellis_job;
+
 struct kernels {
 	const char *name;
 
@@ -373,6 +377,7 @@ struct kernels {
 	void (*measure)(struct measure_job *job);
 	/* scalar_code: this level does it in parts. */
 	void (*code)(struct code_job *job);
+	void (*trellis)(struct trellis_job *job); /* trellis.h */
 	void (*exponents)(struct exponent_job *job);
 	void (*split)(struct split_job *job);
 };

@@ -28,6 +28,13 @@ const struct lossless_ops *lossless_find(uint8_t codec)
 	return NULL;
 }
 
+const struct lossless_ops *lossless_of_wire(uint8_t wire_codec)
+{
+	if (wire_codec == WIRE_CODEC_TRELLIS)
+		return &lossless_r16;
+	return lossless_find((uint8_t)(wire_codec + 1));
+}
+
 uint64_t lossless_no_arena(void)
 {
 	return 0;
@@ -58,6 +65,8 @@ const char *codec_name(uint8_t codec)
 {
 	const struct lossless_ops *ops = lossless_find(codec);
 
+	if (codec == WIRE_CODEC_TRELLIS + 1)
+		return "trellis"; /* what entries are called; no back end to choose */
 	return ops ? ops->name : NULL;
 }
 

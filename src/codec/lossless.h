@@ -65,6 +65,8 @@ extern const struct lossless_ops lossless_stored, lossless_deflate, lossless_r16
 
 /* The back end of an enum ssv_codec, or NULL. */
 const struct lossless_ops *lossless_find(uint8_t codec);
+/* The back end that codes the classes of a wire codec's entries, or NULL. */
+const struct lossless_ops *lossless_of_wire(uint8_t wire_codec);
 /* The i-th row of the table, or NULL past its end. */
 const struct lossless_ops *lossless_at(uint32_t index);
 

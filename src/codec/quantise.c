@@ -16,6 +16,7 @@
 #include "codec/profile.h"
 #include "codec/scalar.h"
 #include "codec/symbols.h"
+#include "codec/trellis.h"
 
 #define MEDIAN_FACTOR 1.06f /* of the median channel's sigma, for a K step */
 #define SIGMA_TOKENS  16u   /* fewer tokens give no sigma of their own */
@@ -197,6 +198,8 @@ static uint16_t head_step(const struct draft *d, const struct tier *tier, uint32
 		step = profile_step(d, head);
 	else
 		step = head_spread(d, head, tier->alpha_k, tier->alpha_v);
+	if (d->is_trellis)
+		step *= TRELLIS_STEP;
 	if (!(step > 0))
 		step = 1;
 	bits = fp16_from_f32(step);
@@ -440,7 +443,7 @@ static int group_code(struct draft *d, uint32_t group, int want_offsets)
 	struct codec_scratch *s = d->scratch;
 	uint32_t lanes = draft_lanes(d, group);
 	int16_t offset[LANES], delta[LANES];
-	float scale[LANES], inverse[LANES];
+	float scale[LANES], inverse[LANES], coarse[LANES];
 	struct code_job job = {
 	    .pack = {.integers = s->integers,
 		     .tokens = d->tokens,
@@ -458,17 +461,23 @@ static int group_code(struct draft *d, uint32_t group, int want_offsets)
 	    .integers = s->integers,
 	    .is_shaped = d->part->role == SSV_ROLE_V,
 	};
-	int is_small, norm_is_known, is_coded;
+	int is_small, norm_is_known, is_coded = 0;
 
 	group_scales(d, group, scale, inverse);
 	is_small = group_is_small(d, group, inverse);
-	sample_integers(d, group, inverse, is_small);
-	choose_bases(d, group, want_offsets, is_small, inverse, offset, delta);
+	/* a trellis' symbols are two steps apart */
+	for (uint32_t i = 0; i < LANES; i++)
+		coarse[i] = d->is_trellis ? inverse[i] / 2 : inverse[i];
+	sample_integers(d, group, coarse, is_small);
+	choose_bases(d, group, want_offsets, is_small, coarse, offset, delta);
 	job.pack.raw_bits = choose_raw_bits(d, lanes, offset, delta);
 	s->raw_bits[group] = (uint8_t)job.pack.raw_bits;
 	norm_is_known = is_small && d->dtype == SSV_DTYPE_BF16;
 	job.measure.wants_norm = !norm_is_known;
-	is_coded = group_symbols(d, group, &job, is_small);
+	if (d->is_trellis)
+		trellis_symbols(d, &job, offset);
+	else
+		is_coded = group_symbols(d, group, &job, is_small);
 	if (norm_is_known)
 		job.measure.norm_sum = group_norm(s->square + group * LANES, lanes);
 	d->error_sum += job.measure.error_sum;

@@ -36,7 +36,8 @@ static enum container_fault find_parts(struct entry_reader *r, const struct cont
 		if (part_channels(&header->shape.parts[p]) > scratch->channels_max)
 			return CONTAINER_FAULT_SHAPE;
 	container_entry(container, index, &r->entry);
-	r->ops = lossless_find(r->entry.codec + 1);
+	r->ops = lossless_of_wire(r->entry.codec);
+	r->is_trellis = r->entry.codec == WIRE_CODEC_TRELLIS;
 	if (!r->ops || r->entry.tensors_count > r->ops->tensors_max)
 		return CONTAINER_FAULT_CODEC;
 	r->container = container;

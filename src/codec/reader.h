@@ -18,6 +18,7 @@ struct entry_reader {
 	struct codec_scratch *scratch;
 	const struct kernels *kernels;
 	const struct lossless_ops *ops;
+	int is_trellis; /* its symbols are of trellis.h */
 	struct class_source source;
 	uint32_t tokens, element_bytes, verbatim_tokens;
 	uint32_t index; /* of the next tensor in the entry */

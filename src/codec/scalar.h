@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * scalar.h - the reference kernels (see kernels.h), by file: scalar_r16.c, scalar_decode.c,
- * scalar_encode.c (to integers, and their statistics), scalar_pack.c (to classes and raw bits).
+ * scalar_encode.c (to integers, and their statistics), scalar_pack.c (to classes and raw bits),
+ * scalar_trellis.c.
  */
 #ifndef SSV_CODEC_SCALAR_H
 #define SSV_CODEC_SCALAR_H
@@ -31,6 +32,9 @@ uint8_t *scalar_r16_encode_group(const struct class_plane *plane, uint32_t group
 uint8_t *r16_encode_begin(uint16_t x[LANES], uint8_t *end);
 uint8_t *r16_encode_finish(const uint16_t x[LANES], uint8_t *next);
 
+/* One token's values of a group. */
+void scalar_row(const struct group_view *view, uint32_t token, float values[LANES]);
+
 void scalar_r16_encode(struct r16_encode_job *job);
 void scalar_spread(struct spread_job *job);
 void scalar_power(const struct power_job *job);
@@ -40,6 +44,7 @@ void scalar_count(struct count_job *job);
 void scalar_pack(struct pack_job *job);
 void scalar_measure(struct measure_job *job);
 void scalar_code(struct code_job *job);
+void scalar_trellis(struct trellis_job *job);
 void scalar_exponents(struct exponent_job *job);
 void scalar_split(struct split_job *job);
 

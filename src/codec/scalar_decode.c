@@ -11,6 +11,7 @@
 #include "base/bytes.h"
 #include "codec/float.h"
 #include "codec/scalar.h"
+#include "codec/trellis.h"
 
 /*
  * A row's raw bits, least significant first, a byte each. Eight fields of `bits` bits lie in a
@@ -138,6 +139,7 @@ void scalar_dequantise(const struct tile_job *job)
 	uint32_t element_bytes = dtype_bytes(job->dtype), bits = job->raw_bits;
 	uint32_t raw_bytes = (job->lanes * bits + 7) / 8;
 	uint8_t raw[LANES] = {0};
+	int32_t symbol[LANES];
 	struct lane_order p;
 	float x[LANES];
 
@@ -146,12 +148,15 @@ void scalar_dequantise(const struct tile_job *job)
 		const uint8_t *classes = job->classes + token * LANES;
 
 		raw_row(job->raw + (size_t)token * raw_bytes, job->lanes, bits, raw);
+		for (uint32_t i = 0; i < LANES; i++)
+			symbol[i] = (classes[i] << bits) + raw[i] - (8 << bits);
+		for (uint32_t i = 0; job->is_trellis && i < LANES; i++)
+			symbol[i] = trellis_level(symbol[i], &job->lane->state[i]);
 		for (uint32_t i = 0; i < LANES; i++) {
 			int base = (p.integer[i] & p.delta[i]) | (p.offset[i] & ~p.delta[i]);
-			int symbol = (classes[i] << bits) + raw[i];
 
 			/* modulo 2^16, as the format says */
-			p.integer[i] = (int16_t)(base + symbol - (8 << bits));
+			p.integer[i] = (int16_t)(base + symbol[i]);
 			x[i] = (float)p.integer[i] * p.scale[i];
 		}
 		write_row(x, job->lanes, job->dtype, job->tile + token * LANES * element_bytes);

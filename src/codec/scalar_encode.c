@@ -36,7 +36,7 @@ static inline float value_of(uint32_t bits, uint8_t dtype)
 	}
 }
 
-static void load_row(const struct group_view *view, uint32_t token, float values[LANES])
+void scalar_row(const struct group_view *view, uint32_t token, float values[LANES])
 {
 	const uint8_t *row = view->elements + token * view->row_bytes;
 	uint32_t element_bytes = dtype_bytes(view->dtype);
@@ -70,7 +70,7 @@ static void spread_group(struct spread_job *job)
 	memset(job->peak, 0, lanes * sizeof(*job->peak));
 	memset(job->count, 0, lanes * sizeof(*job->count));
 	for (uint32_t t = job->view.first; t < job->view.tokens; t++) {
-		load_row(&job->view, t, values);
+		scalar_row(&job->view, t, values);
 		for (uint32_t i = 0; i < lanes; i++) {
 			int finite = f32_is_finite(values[i]);
 			float x = finite ? values[i] : 0;
@@ -108,7 +108,7 @@ void scalar_power(const struct power_job *job)
 	float values[LANES] = {0}, square[LANES], sum[LANES / 4];
 
 	for (uint32_t t = job->view.first; t < job->view.tokens; t++) {
-		load_row(&job->view, t, values);
+		scalar_row(&job->view, t, values);
 		for (uint32_t i = 0; i < LANES; i++) {
 			int counts = i >= job->channel0 && i < job->channel_end;
 			float x = counts && f32_is_finite(values[i]) ? values[i] : 0;
@@ -143,7 +143,7 @@ static void quantise_all_shaped(const struct quantise_job *job)
 	int32_t feedback[LANES] = {0};
 
 	for (uint32_t t = job->view.first; t < job->view.tokens; t++) {
-		load_row(&job->view, t, values);
+		scalar_row(&job->view, t, values);
 		for (uint32_t i = 0; i < LANES; i++)
 			job->integers[t * LANES + i] =
 			    quantise_shaped(values[i] * job->inverse[i], &feedback[i]);
@@ -163,7 +163,7 @@ void scalar_quantise(const struct quantise_job *job)
 		uint32_t end, t = quantise_run(&job->view, job->is_sample, run, &end);
 
 		for (; t < end; t++) {
-			load_row(&job->view, t, values);
+			scalar_row(&job->view, t, values);
 			for (uint32_t i = 0; i < LANES; i++)
 				job->integers[t * LANES + i] =
 				    quantise_value(values[i] * job->inverse[i]);
@@ -271,7 +271,7 @@ static void measure_bf16(struct measure_job *job)
 	uint32_t square[LANES] = {0};
 
 	for (uint32_t t = job->view.first; t < job->view.tokens; t++) {
-		load_row(&job->view, t, values);
+		scalar_row(&job->view, t, values);
 		for (uint32_t i = 0; i < job->view.lanes; i++) {
 			if (job->outside[t] >> i & 1)
 				continue;
@@ -291,7 +291,7 @@ static void measure_other(struct measure_job *job)
 	float values[LANES] = {0}, error[LANES] = {0}, norm[LANES] = {0};
 
 	for (uint32_t t = job->view.first; t < job->view.tokens; t++) {
-		load_row(&job->view, t, values);
+		scalar_row(&job->view, t, values);
 		for (uint32_t i = 0; i < LANES; i++) {
 			float product = (float)job->integers[t * LANES + i] * job->scale[i];
 			float x = decoded_value(product, job->view.dtype), off = x - values[i];

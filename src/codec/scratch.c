@@ -57,6 +57,8 @@ static void lay_out(struct codec_scratch *s, struct arena *arena, uint32_t chann
 	s->raw_offset = arena_take(arena, (groups + 1) * sizeof(*s->raw_offset));
 	s->token_run = arena_take(arena, SSV_CHUNK_TOKENS * sizeof(*s->token_run));
 	s->integers = arena_take(arena, TILE_ELEMENTS * sizeof(*s->integers));
+	s->symbols = arena_take(arena, TILE_ELEMENTS * sizeof(*s->symbols));
+	s->targets = arena_take(arena, TILE_ELEMENTS * sizeof(*s->targets));
 	s->exceptions = arena_take(arena, s->exceptions_bytes);
 	s->position = arena_take(arena, channels_max * sizeof(*s->position));
 	s->rows = arena_take(arena, SSV_CHUNK_TOKENS * sizeof(*s->rows));

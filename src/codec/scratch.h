@@ -43,6 +43,8 @@ struct codec_scratch {
 	uint32_t *raw_offset;      /* [groups_max + 1]: of a tensor's raw bits, by group */
 	uint16_t *token_run;       /* [SSV_CHUNK_TOKENS]: tokens in step from one on */
 	int16_t *integers;         /* encoding, one group: [SSV_CHUNK_TOKENS][64] */
+	int16_t *symbols;          /* likewise, of a trellis */
+	int32_t *targets;          /* likewise, what its integers shall come near to */
 	uint8_t *exceptions;
 	uint64_t exceptions_bytes;
 	uint16_t *position;   /* [channels_max]: where a channel stands in the meta's order */

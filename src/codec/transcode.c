@@ -5,7 +5,7 @@
  *
  * What cannot be moved: a stored tensor of a quantised chunk has no symbols and stays stored, and a
  * tensor that would not be smaller with the new back end becomes stored, with the values that the
- * old one decodes to.
+ * old one decodes to. A trellis tensor keeps its codec (r16 with states) unless it is to be stored.
  */
 #include "codec/transcode.h"
 
@@ -114,6 +114,7 @@ static int append_classes(struct transcoder *t, const struct entry_reader *befor
 	uint64_t limit = extent_bytes(before), wire_room, meta_room;
 	uint8_t *wire = builder_wire(&t->encoder.builder, &wire_room), *out;
 	uint8_t *meta = builder_meta(&t->encoder.builder, &meta_room);
+	const struct lossless_ops *ops;
 	struct container_entry entry;
 	struct class_result result;
 	const uint8_t *old_meta;
@@ -124,11 +125,13 @@ static int append_classes(struct transcoder *t, const struct entry_reader *befor
 	limit = u64_min(limit, wire_room);
 	if (fixed + entry.meta_bytes >= limit || entry.meta_bytes > meta_room)
 		return -E2BIG;
-	err = t->ops->encode(before->scratch, &before->plane, before->meta.frequency, wire,
-			     limit - fixed - entry.meta_bytes, &result);
+	/* no other back end's entries have such symbols */
+	ops = before->is_trellis ? &lossless_r16 : t->ops;
+	err = ops->encode(before->scratch, &before->plane, before->meta.frequency, wire,
+			  limit - fixed - entry.meta_bytes, &result);
 	if (err)
 		return err;
-	entry.codec = (uint8_t)(t->ops->codec - 1);
+	entry.codec = before->is_trellis ? WIRE_CODEC_TRELLIS : (uint8_t)(ops->codec - 1);
 	entry.class_bytes = result.bytes_count;
 	entry.streams_count = (uint8_t)result.streams_count;
 	entry.class_crc = result.class_crc;

@@ -289,6 +289,10 @@ INLINE void dequantise_dtype(const struct tile_job *job, const uint8_t dtype)
 
 void LEVEL(dequantise)(const struct tile_job *job)
 {
+	if (job->is_trellis) {
+		scalar_dequantise(job);
+		return;
+	}
 	switch (job->dtype) {
 	case SSV_DTYPE_BF16:
 		dequantise_dtype(job, SSV_DTYPE_BF16);
