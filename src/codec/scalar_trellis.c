@@ -45,7 +45,7 @@ static void targets_fill(const struct trellis_job *job)
 	}
 }
 
-/* The neighbour of that parity that a path in a state would take. */
+/* The nearest symbol of that parity for a path in a state. */
 static inline struct choice choice_make(const struct path *path, int32_t target, int32_t is_odd,
 					int32_t parity, int32_t reach)
 {
@@ -58,6 +58,8 @@ static inline struct choice choice_make(const struct path *path, int32_t target,
 	near = near < -reach ? -reach : near;
 	near = near > reach - 2 ? reach - 2 : near;
 	choice.symbol = near + ((near ^ parity) & 1);
+	if (is_odd && !parity && d < TRELLIS_ZERO && d > -TRELLIS_ZERO)
+		choice.symbol = 0;
 	level = 2 * choice.symbol - is_odd * ((choice.symbol > 0) - (choice.symbol < 0));
 	choice.integer = path->base + level;
 	choice.error = d - level * FRACTIONS;

@@ -40,9 +40,9 @@ static inline void trellis_begin(struct tile_lanes *lane)
  * its feedback if is_shaped. Normative for our encoder's bytes, so exact at every level:
  *
  *	d      = value - FRACTIONS * base + what the path's last rounding feeds back
- *	symbol = one of the two neighbours of d within reach; for a value that is INTEGER_NONE d = 0
- *	e      = d - FRACTIONS * level
- *	cost   = square of (|e| + 2) / 4, or TRELLIS_OUTSIDE where |e| > TRELLIS_ERROR_MAX
+ *	symbol = the nearest to d of each parity, within reach; for a value that is INTEGER_NONE d =
+ *0 e      = d - FRACTIONS * level cost   = square of (|e| + 2) / 4, or TRELLIS_OUTSIDE where |e| >
+ *TRELLIS_ERROR_MAX
  *
  * Of equal costs the path from the lower state wins, at the end the lower state.
  */
@@ -59,6 +59,8 @@ struct trellis_job {
 	int16_t *integers; /* INTEGER_NONE where the element needs an exception; from `first` on */
 };
 
+/* Of the odd integers and 0, symbols 0 and 2 (or -2) are equally near here. */
+#define TRELLIS_ZERO      (3 * FRACTIONS / 2)
 #define TRELLIS_ERROR_MAX (2 * FRACTIONS)
 #define TRELLIS_OUTSIDE   (127 * 127)
 #define TRELLIS_CLOSED                                                            \

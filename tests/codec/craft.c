@@ -156,18 +156,32 @@ static uint64_t element_index(const struct workshop *w, const struct tensor *t, 
 	       channel;
 }
 
+/* What a symbol adds to its base, and where its state goes: the table of the format. */
+static int trellis_step(int k, uint32_t *state)
+{
+	static const uint8_t next[4][2] = {{0, 2}, {2, 0}, {1, 3}, {3, 1}};
+	int level = 2 * k;
+
+	if (*state >= 2 && k)
+		level += k > 0 ? -1 : 1;
+	*state = next[*state][k & 1];
+	return level;
+}
+
 static void expect_values(struct workshop *w, const struct tensor *t)
 {
 	uint32_t channels = t->extent.channels_count;
 
 	for (uint32_t place = 0; place < channels; place++) {
 		uint32_t c = t->order[place], r = t->raw_bits[place / 64];
-		int16_t n = t->offset[c];
+		int16_t first = (int16_t)(t->offset[c] * (w->craft->is_trellis ? 2 : 1)), n = first;
+		uint32_t state = 0;
 
 		for (uint32_t token = 0; token < w->craft->shape.tokens; token++) {
-			int base = t->delta[c] ? n : t->offset[c];
+			int base = t->delta[c] ? n : first;
+			int k = t->symbols[token * channels + place] - (8 << r);
 
-			n = (int16_t)(base + t->symbols[token * channels + place] - (8 << r));
+			n = (int16_t)(base + (w->craft->is_trellis ? trellis_step(k, &state) : k));
 			element_store(w->craft->shape.dtype, w->elements,
 				      element_index(w, t, token, c), (float)n * scale_of(t, c));
 		}
@@ -336,6 +350,8 @@ static void put_entry(struct workshop *w, struct container_entry *entry)
 	uint32_t base = 0;
 
 	entry->codec = (uint8_t)(w->craft->codec - 1);
+	if (w->craft->is_trellis)
+		entry->codec = WIRE_CODEC_TRELLIS;
 	for (uint32_t i = 0; i < w->tensors_count; i++) {
 		struct tensor *t = &w->tensors[i];
 

@@ -16,6 +16,7 @@ struct craft {
 	uint8_t codec; /* enum ssv_codec */
 	uint8_t flags; /* enum tensor_flags, of every tensor */
 	uint8_t verbatim_tokens;
+	uint8_t is_trellis;       /* of codec r16: entries of WIRE_CODEC_TRELLIS */
 	uint32_t groups_an_entry; /* 0: all */
 	uint32_t tensors_an_entry;
 	uint32_t exceptions; /* an entry */

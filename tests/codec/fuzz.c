@@ -293,6 +293,7 @@ static void fuzz_case(struct fuzz *f)
 	uint64_t bytes, other;
 	uint8_t *a, *b;
 
+	options.trellis = options.codec == SSV_CODEC_R16 && !random_below(&f->random, 3);
 	f->shape = random_shape(&f->random);
 	random_elements(f);
 	if (random_below(&f->random, 2))
@@ -343,6 +344,7 @@ static void crafted_case(struct fuzz *f)
 		craft.flags |= TENSOR_FACTOR;
 	if (random_below(&f->random, 2))
 		craft.flags |= TENSOR_ORDER;
+	craft.is_trellis = craft.codec == SSV_CODEC_R16 && random_below(&f->random, 2);
 	f->shape = craft.shape;
 	chunk = craft_chunk(&f->codec, &craft, &expected);
 	if (chunk.bytes_count + CONTAINER_SLACK_BYTES <= MEMORY_BYTES) {

@@ -33,6 +33,7 @@ static struct craft random_craft(struct random *random, uint8_t codec)
 	craft.flags =
 	    (uint8_t)(offsets[random_below(random, 3)] | (random_below(random, 8) * TENSOR_DELTA));
 	craft.exceptions = random_below(random, 2) * 200;
+	craft.is_trellis = codec == SSV_CODEC_R16 && random_below(random, 2);
 	if (!random_below(random, 3))
 		craft.groups_an_entry = 1 + random_below(random, 3);
 	return craft;
