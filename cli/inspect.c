@@ -38,9 +38,9 @@ static const char *role_name(uint8_t role)
 	return role < ARRAY_COUNT(names) ? names[role] : "?";
 }
 
-static const char *wire_codec_name(uint8_t codec)
+static const char *entry_codec_name(uint8_t codec)
 {
-	const char *name = codec_name((uint8_t)(codec + 1));
+	const char *name = wire_codec_name(codec);
 
 	return name ? name : "unknown";
 }
@@ -76,7 +76,7 @@ static cJSON *segment_object(const struct container *container, uint32_t index)
 	container_entry(container, index, &e);
 	cli_add_number(object, "layer", e.layer + container->header.shape.layer0);
 	cli_add_text(object, "part", role_name(container->header.shape.parts[e.part].role));
-	cli_add_text(object, "codec", wire_codec_name(e.codec));
+	cli_add_text(object, "codec", entry_codec_name(e.codec));
 	cli_add_number(object, "group0", e.group0);
 	cli_add_number(object, "groups", e.groups_count);
 	cli_add_number(object, "tensors", e.tensors_count);
@@ -143,7 +143,7 @@ static cJSON *chunk_object(const struct container *container, const struct total
 	cli_add_number(object, "segments_count", h->segments_count);
 	for (uint32_t c = 0; c < ARRAY_COUNT(totals->by_codec); c++) {
 		if (totals->by_codec[c])
-			cli_add_number(codecs, wire_codec_name((uint8_t)c), totals->by_codec[c]);
+			cli_add_number(codecs, entry_codec_name((uint8_t)c), totals->by_codec[c]);
 	}
 	cli_add(object, "segments_by_codec", codecs);
 	cli_add_number(object, "table_and_meta_bytes",
@@ -185,7 +185,7 @@ static void print_segments(const struct container *container)
 		container_entry(container, i, &e);
 		printf("  %5u %-7s %-8s %2u..%-4u %11u %10u %10u %11u %6.2f\n",
 		       e.layer + h->shape.layer0, role_name(h->shape.parts[e.part].role),
-		       wire_codec_name(e.codec), e.group0, e.group0 + e.groups_count - 1,
+		       entry_codec_name(e.codec), e.group0, e.group0 + e.groups_count - 1,
 		       e.wire_bytes, e.class_bytes, e.raw_bytes, e.exceptions_count,
 		       (double)entry_stored_bytes(&h->shape, &e) / e.wire_bytes);
 	}

@@ -32,7 +32,7 @@ struct config {
 	char log_file[CONFIG_TEXT_MAX];   /* "": stderr */
 	char listen_tls[CONFIG_TEXT_MAX]; /* "": no relays of other machines */
 	char tls_cert[CONFIG_TEXT_MAX], tls_key[CONFIG_TEXT_MAX], tls_ca[CONFIG_TEXT_MAX];
-	char tls_names[CONFIG_TEXT_MAX]; /* "": any certificate of tls_ca */
+	char tls_names[CONFIG_TEXT_MAX];   /* "": any certificate of tls_ca */
 	char rdma_device[CONFIG_TEXT_MAX]; /* "": the first that is active; the relay's too */
 	/* Of shadowserve-relay alone. */
 	char card[CONFIG_TEXT_MAX], card_name[CONFIG_TEXT_MAX];
@@ -50,7 +50,7 @@ struct config {
 	uint32_t pipeline;
 	struct core_list station_cores[PLANE_STATIONS];
 	uint32_t fetch_deadline_ms, store_deadline_ms, lookup_deadline_ms, drain_timeout_ms;
-	uint32_t tier, codec, min_tier, verbatim_tokens;
+	uint32_t tier, codec, trellis, min_tier, verbatim_tokens;
 	uint32_t sessions, regions, requests, channels;
 	uint32_t idle_exit_s;
 	uint32_t pin_memory, huge_pages;

@@ -54,6 +54,8 @@ const struct key_row config_keys[] = {
     {"profiles", KEY_PATH, AT(profiles), "", 0, 0,
      "folder of models' profiles (*.json), read at start; store: the store has them"},
     {"codec", KEY_CODEC, AT(codec), "r16", 0, 0, "lossless back end, likewise"},
+    {"trellis", KEY_YES_NO, AT(trellis), "no", 0, 0,
+     "fewer bytes at equal KL, encoded slower; with r16, for readers of this version or later"},
     {"min_tier", KEY_ANY_TIER, AT(min_tier), "any", 0, 0,
      "coarsest tier read; coarser chunks are misses"},
     {"verbatim_tokens", KEY_COUNT, AT(verbatim_tokens), "4", 0, 255,

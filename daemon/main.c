@@ -131,6 +131,7 @@ static int plane_open(const struct config *config, const struct profile_set *pro
 	    .lookup_deadline_ms = config->lookup_deadline_ms,
 	    .tier = (uint8_t)config->tier,
 	    .codec = (uint8_t)config->codec,
+	    .trellis = (uint8_t)config->trellis,
 	    .min_tier = (uint8_t)config->min_tier,
 	    .profiles = profiles,
 	    .verbatim_tokens = (uint8_t)config->verbatim_tokens,

@@ -119,9 +119,10 @@ SSV_MUST_CHECK int encoder_finish(struct encoder *encoder, uint64_t *ret_bytes);
 
 /* ---- names and capabilities ----------------------------------------------------------------- */
 
-const char *tier_name(uint8_t tier);   /* "lossless" ...; NULL: no such tier */
-uint8_t tier_parse(const char *name);  /* 0: no such tier */
-const char *codec_name(uint8_t codec); /* enum ssv_codec; NULL: no such codec */
-uint8_t codec_parse(const char *name); /* 0: no such codec */
+const char *tier_name(uint8_t tier);             /* "lossless" ...; NULL: no such tier */
+uint8_t tier_parse(const char *name);            /* 0: no such tier */
+const char *codec_name(uint8_t codec);           /* enum ssv_codec; NULL: no such codec */
+const char *wire_codec_name(uint8_t wire_codec); /* of an entry; NULL: unknown to this build */
+uint8_t codec_parse(const char *name);           /* 0: no such codec */
 
 #endif

@@ -65,9 +65,14 @@ const char *codec_name(uint8_t codec)
 {
 	const struct lossless_ops *ops = lossless_find(codec);
 
-	if (codec == WIRE_CODEC_TRELLIS + 1)
-		return "trellis"; /* what entries are called; no back end to choose */
 	return ops ? ops->name : NULL;
+}
+
+const char *wire_codec_name(uint8_t wire_codec)
+{
+	if (wire_codec == WIRE_CODEC_TRELLIS)
+		return "trellis"; /* of r16, and no back end to choose */
+	return codec_name((uint8_t)(wire_codec + 1));
 }
 
 uint8_t codec_parse(const char *name)

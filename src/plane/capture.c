@@ -308,6 +308,7 @@ static int encode_begin(struct worker *worker)
 	const struct encode_options options = {
 	    .tier = capture->tier,
 	    .codec = capture->codec,
+	    .trellis = worker->plane->config.trellis && capture->codec == SSV_CODEC_R16,
 	    .profile = capture->profile,
 	    .verbatim_tokens =
 		capture->identity.first_token ? 0 : worker->plane->config.verbatim_tokens,

@@ -81,6 +81,9 @@ static int config_check(const struct plane_config *config, char *error)
 		return -EINVAL;
 	if (!config->codec || !codec_name(config->codec))
 		return plane_refuse(error, -EINVAL, "codec %u is not known", config->codec);
+	if (config->trellis && config->codec != SSV_CODEC_R16)
+		return plane_refuse(error, -EINVAL, "trellis is on with codec %s, expected r16",
+				    codec_name(config->codec));
 	if (!config->store_uri || strlen(config->store_uri) >= STORE_URI_MAX)
 		return plane_refuse(error, -EINVAL, "no store, or its URI has %u bytes or more",
 				    STORE_URI_MAX);

@@ -67,6 +67,7 @@ struct plane_config {
 	uint32_t channels_max; /* largest tensor that can be registered */
 	uint32_t fetch_deadline_ms, store_deadline_ms, lookup_deadline_ms;
 	uint8_t tier, codec;     /* defaults of STORE; tier 0: by the model's profile */
+	uint8_t trellis;         /* chunks stored with r16 are trellis-coded */
 	uint8_t min_tier;        /* coarsest tier read; 0: any */
 	uint8_t verbatim_tokens; /* of position 0 */
 	uint8_t pin_memory;      /* mlock the arena; a failure is logged, not fatal */

@@ -272,6 +272,7 @@ int plane_stat(struct plane *plane, uint64_t now_ns, void *object)
 	cJSON_AddStringToObject(json, "tier",
 				plane->config.tier ? tier_name(plane->config.tier) : "auto");
 	cJSON_AddStringToObject(json, "codec", codec_name(plane->config.codec));
+	cJSON_AddBoolToObject(json, "trellis", plane->config.trellis);
 	cJSON_AddStringToObject(json, "simd", kernels_get()->name);
 	add_counters(plane, json);
 	add_stages(plane, json);

@@ -47,6 +47,7 @@ MISTAKES = [
     ("tier: any\n", 1, ["tier", "auto, lossless"]),
     ("min_tier: auto\n", 1, ["min_tier", "any, lossless"]),
     ("codec: lz4\n", 1, ["codec", "deflate", "r16"]),
+    ("trellis: some\n", 1, ["trellis", "yes or no"]),
     ("overlap: some\n", 1, ["overlap", "segment, chunk or none"]),
     ("log_level: loud\n", 1, ["log_level", "debug"]),
     ("pin_memory: maybe\n", 1, ["pin_memory", "yes or no"]),
