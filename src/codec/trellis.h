@@ -39,10 +39,11 @@ static inline void trellis_begin(struct tile_lanes *lane)
  * squares. What is quantised are values in 1 / FRACTIONS of a step, as `quantise` rounds them, with
  * its feedback if is_shaped. Normative for our encoder's bytes, so exact at every level:
  *
- *	d      = value - FRACTIONS * base + what the path's last rounding feeds back
- *	symbol = the nearest to d of each parity, within reach; for a value that is INTEGER_NONE d =
- *0 e      = d - FRACTIONS * level cost   = square of (|e| + 2) / 4, or TRELLIS_OUTSIDE where |e| >
- *TRELLIS_ERROR_MAX
+ *	d       value - FRACTIONS * base + what the path's last rounding feeds back; 0 for a value
+ *		that is INTEGER_NONE
+ *	symbol  the nearest to d of each parity, within reach
+ *	e       d - FRACTIONS * level
+ *	cost    square of (|e| + 2) / 4, or TRELLIS_OUTSIDE where |e| > TRELLIS_ERROR_MAX
  *
  * Of equal costs the path from the lower state wins, at the end the lower state.
  */
@@ -63,12 +64,13 @@ struct trellis_job {
 #define TRELLIS_ZERO      (3 * FRACTIONS / 2)
 #define TRELLIS_ERROR_MAX (2 * FRACTIONS)
 #define TRELLIS_OUTSIDE   (127 * 127)
-#define TRELLIS_CLOSED                                                            \
-	40000 /* what a state costs that no path has reached: more than two steps \
-	       */
+/* What a state costs that no path has reached: more than two steps can. */
+#define TRELLIS_CLOSED 40000
 
-/* Parities of the best paths, a bit a channel, from the bits that say which way into each state was
- * better (the state's low bit before it) and the states that the paths end in. */
+/*
+ * Parities of the best paths, a bit a channel, from the bits that say which way into each state was
+ * better (the state's low bit before it) and the states that the paths end in.
+ */
 void trellis_parities(const struct trellis_job *job, uint64_t low, uint64_t high,
 		      uint64_t better[SSV_CHUNK_TOKENS][TRELLIS_STATES],
 		      uint64_t parity[SSV_CHUNK_TOKENS]);
