@@ -321,8 +321,7 @@ static void group_strip(const struct tensor_work *w, struct group_work *g, uint8
 /* Are all rows of these groups whole cache lines, and can they be made in one loop? */
 static int round_is_fused(const struct tensor_work *w, const struct class_strips *strips)
 {
-	if (w->r->kernels->fused == scalar_fused || !strips->streams_count || !w->has_lines ||
-	    w->r->is_trellis)
+	if (w->r->kernels->fused == scalar_fused || !strips->streams_count || !w->has_lines)
 		return 0;
 	for (uint32_t i = 0; i < strips->groups_count; i++) {
 		const struct group_work *g = &w->group[i];

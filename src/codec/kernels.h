@@ -101,7 +101,9 @@ struct tile_lanes {
 	uint8_t has_delta;
 	uint8_t has_one_scale; /* a full group inside a head, without factors */
 	uint8_t is_uniform;    /* that, and no offset, no delta */
-	uint8_t state[LANES];  /* trellis (trellis.h), in lane order */
+	/* trellis (trellis.h), 0 or 1: the token's quantiser, and the parity carried; split order
+	 */
+	int16_t is_odd[LANES], carry[LANES];
 };
 
 static inline uint32_t lane_split(uint32_t lane)
@@ -120,7 +122,7 @@ struct tile_job {
 	const uint8_t *raw;     /* [tokens][ceil(lanes * raw_bits / 8)], then 64 readable bytes */
 	uint32_t tokens, lanes, raw_bits;
 	uint8_t dtype;
-	uint8_t is_trellis;      /* symbols are of trellis.h; lane->state is moved on */
+	uint8_t is_trellis;      /* symbols are of trellis.h; its lanes' state is moved on */
 	const uint8_t *exponent; /* lossless: [16] */
 	struct tile_lanes *lane; /* quantised; its integers are moved on */
 	uint8_t *tile;           /* [tokens][64] elements, aligned to a cache line */

@@ -151,7 +151,7 @@ void scalar_dequantise(const struct tile_job *job)
 		for (uint32_t i = 0; i < LANES; i++)
 			symbol[i] = (classes[i] << bits) + raw[i] - (8 << bits);
 		for (uint32_t i = 0; job->is_trellis && i < LANES; i++)
-			symbol[i] = trellis_level(symbol[i], &job->lane->state[i]);
+			symbol[i] = trellis_lane(job->lane, lane_split(i), symbol[i]);
 		for (uint32_t i = 0; i < LANES; i++) {
 			int base = (p.integer[i] & p.delta[i]) | (p.offset[i] & ~p.delta[i]);
 

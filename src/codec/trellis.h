@@ -26,6 +26,17 @@ static inline int32_t trellis_level(int32_t k, uint8_t *state)
 	return 2 * k - (is_odd ? sign : 0);
 }
 
+/* The same for a lane that decodes; lane in split order. */
+static inline int32_t trellis_lane(struct tile_lanes *lanes, uint32_t lane, int32_t k)
+{
+	uint8_t state = (uint8_t)(lanes->is_odd[lane] << 1 | lanes->carry[lane]);
+	int32_t level = trellis_level(k, &state);
+
+	lanes->is_odd[lane] = state >> 1;
+	lanes->carry[lane] = state & 1;
+	return level;
+}
+
 /* Offsets of a trellis tensor count two integers each; its lanes' states begin as 0. */
 static inline void trellis_begin(struct tile_lanes *lane)
 {

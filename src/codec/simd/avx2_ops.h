@@ -81,6 +81,27 @@ INLINE vec v_add16(vec a, vec b)
 	return _mm256_add_epi16(a, b);
 }
 
+INLINE vec v_sub16(vec a, vec b)
+{
+	return _mm256_sub_epi16(a, b);
+}
+
+/* Signed. */
+INLINE vec v_min16(vec a, vec b)
+{
+	return _mm256_min_epi16(a, b);
+}
+
+INLINE vec v_max16(vec a, vec b)
+{
+	return _mm256_max_epi16(a, b);
+}
+
+INLINE vec v_xor(vec a, vec b)
+{
+	return _mm256_xor_si256(a, b);
+}
+
 INLINE vec v_add32(vec a, vec b)
 {
 	return _mm256_add_epi32(a, b);

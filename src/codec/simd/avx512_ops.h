@@ -81,6 +81,27 @@ INLINE vec v_add16(vec a, vec b)
 	return _mm512_add_epi16(a, b);
 }
 
+INLINE vec v_sub16(vec a, vec b)
+{
+	return _mm512_sub_epi16(a, b);
+}
+
+/* Signed. */
+INLINE vec v_min16(vec a, vec b)
+{
+	return _mm512_min_epi16(a, b);
+}
+
+INLINE vec v_max16(vec a, vec b)
+{
+	return _mm512_max_epi16(a, b);
+}
+
+INLINE vec v_xor(vec a, vec b)
+{
+	return _mm512_xor_si512(a, b);
+}
+
 INLINE vec v_add32(vec a, vec b)
 {
 	return _mm512_add_epi32(a, b);

@@ -32,7 +32,7 @@ static enum kind fused_kind_of(const struct tile_job *job)
 
 	if (kind == KIND_PLAIN || kind == KIND_DELTA)
 		return job->lane->has_one_scale ? KIND_DELTA : KIND_WIDE;
-	return kind;
+	return kind == KIND_TRELLIS ? KIND_TRELLIS_WIDE : kind;
 }
 
 INLINE void row_open(struct row_maker *m, const struct tile_job *job, const enum kind kind)
@@ -147,6 +147,7 @@ FUSED(KIND_LOOKUP2)
 FUSED(KIND_LOOKUP3)
 FUSED(KIND_DELTA)
 FUSED(KIND_WIDE)
+FUSED(KIND_TRELLIS_WIDE)
 FUSED(KIND_JOIN)
 
 void LEVEL(fused)(const struct fused_job *job)
@@ -154,7 +155,8 @@ void LEVEL(fused)(const struct fused_job *job)
 	static void (*const loops[])(const struct fused_job *) = {
 	    [KIND_LOOKUP1] = fused_KIND_LOOKUP1, [KIND_LOOKUP2] = fused_KIND_LOOKUP2,
 	    [KIND_LOOKUP3] = fused_KIND_LOOKUP3, [KIND_DELTA] = fused_KIND_DELTA,
-	    [KIND_WIDE] = fused_KIND_WIDE,       [KIND_JOIN] = fused_KIND_JOIN,
+	    [KIND_WIDE] = fused_KIND_WIDE,       [KIND_TRELLIS_WIDE] = fused_KIND_TRELLIS_WIDE,
+	    [KIND_JOIN] = fused_KIND_JOIN,
 	};
 	enum kind kind = KIND_LOOKUP1;
 

@@ -84,6 +84,27 @@ INLINE vec v_add16(vec a, vec b)
 	return OF_16(vaddq_u16(U16(a), U16(b)));
 }
 
+INLINE vec v_sub16(vec a, vec b)
+{
+	return OF_16(vsubq_u16(U16(a), U16(b)));
+}
+
+/* Signed. */
+INLINE vec v_min16(vec a, vec b)
+{
+	return vreinterpretq_u8_s16(vminq_s16(vreinterpretq_s16_u8(a), vreinterpretq_s16_u8(b)));
+}
+
+INLINE vec v_max16(vec a, vec b)
+{
+	return vreinterpretq_u8_s16(vmaxq_s16(vreinterpretq_s16_u8(a), vreinterpretq_s16_u8(b)));
+}
+
+INLINE vec v_xor(vec a, vec b)
+{
+	return veorq_u8(a, b);
+}
+
 INLINE vec v_add32(vec a, vec b)
 {
 	return OF_32(vaddq_u32(U32(a), U32(b)));

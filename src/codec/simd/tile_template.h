@@ -17,9 +17,11 @@
 struct quantiser {
 	vec delta[2], constant[2], previous[2];
 	vecf scale[4];
+	vec is_odd[2], carry[2], middle; /* trellis: state, and what symbols count from */
 };
 
-INLINE void quantiser_load(struct quantiser *q, const struct tile_job *job, uint32_t index)
+INLINE void quantiser_load(struct quantiser *q, const struct tile_job *job, uint32_t index,
+			   const int is_trellis)
 {
 	const struct tile_lanes *lane = job->lane;
 	const vec middle = v_set32((uint32_t)(uint16_t) - (8 << job->raw_bits) * 0x10001u);
@@ -30,9 +32,15 @@ INLINE void quantiser_load(struct quantiser *q, const struct tile_job *job, uint
 
 		q->delta[i] = v_load(lane->delta + at);
 		q->previous[i] = v_load(lane->integer + at);
-		q->constant[i] =
-		    v_add16(v_select(q->delta[i], v_set32(0), v_load(lane->offset + at)), middle);
+		q->constant[i] = v_select(q->delta[i], v_set32(0), v_load(lane->offset + at));
+		if (!is_trellis) {
+			q->constant[i] = v_add16(q->constant[i], middle);
+			continue;
+		}
+		q->is_odd[i] = v_load(lane->is_odd + at);
+		q->carry[i] = v_load(lane->carry + at);
 	}
+	q->middle = middle;
 	for (uint32_t i = 0; i < 4; i++)
 		q->scale[i] = v_mul(v_loadf(lane->scale + i * LANES / 4 + index * VEC_BYTES / 4),
 				    v_setf(0x1p-16f));
@@ -42,6 +50,28 @@ INLINE void quantiser_store(const struct quantiser *q, struct tile_lanes *lane, 
 {
 	for (uint32_t i = 0; i < 2; i++)
 		v_store(lane->integer + i * LANES / 2 + index * VEC_BYTES / 2, q->previous[i]);
+}
+
+INLINE void trellis_store(const struct quantiser *q, struct tile_lanes *lane, uint32_t index)
+{
+	for (uint32_t i = 0; i < 2; i++) {
+		uint32_t at = i * LANES / 2 + index * VEC_BYTES / 2;
+
+		v_store(lane->is_odd + at, q->is_odd[i]);
+		v_store(lane->carry + at, q->carry[i]);
+	}
+}
+
+/* What symbols add to their bases, of half the lanes (trellis.h): an odd quantiser takes the
+ * symbol's sign away, which is the symbol held between -1 and 1. */
+INLINE vec trellis_levels(struct quantiser *q, uint32_t half, vec symbol)
+{
+	const vec is_odd = q->is_odd[half], k = v_add16(symbol, q->middle);
+	const vec sign = v_max16(v_min16(k, is_odd), v_sub16(v_set32(0), is_odd));
+
+	q->is_odd[half] = v_xor(v_and(k, v_set32(0x00010001)), q->carry[half]);
+	q->carry[half] = is_odd;
+	return v_sub16(v_add16(k, k), sign);
 }
 
 /* Symbols to x, lanes 4i + k in x[k]. */
@@ -109,9 +139,16 @@ enum kind {
 	KIND_LOOKUP3,
 	KIND_PLAIN, /* symbols below 256, no delta */
 	KIND_DELTA,
-	KIND_WIDE, /* any raw bits */
+	KIND_WIDE,    /* any raw bits */
+	KIND_TRELLIS, /* raw bits as of KIND_DELTA */
+	KIND_TRELLIS_WIDE,
 	KIND_JOIN, /* lossless */
 };
+
+INLINE int is_trellis(const enum kind kind)
+{
+	return kind == KIND_TRELLIS || kind == KIND_TRELLIS_WIDE;
+}
 
 /* Rows of one group. */
 struct maker {
@@ -127,6 +164,8 @@ static enum kind kind_of(const struct tile_job *job)
 {
 	if (job->exponent)
 		return KIND_JOIN;
+	if (job->is_trellis)
+		return job->raw_bits > 4 ? KIND_TRELLIS_WIDE : KIND_TRELLIS;
 	if (job->raw_bits > 4)
 		return KIND_WIDE;
 	if (job->lane->has_delta)
@@ -186,7 +225,21 @@ INLINE void maker_open(struct maker *m, const struct tile_job *job, uint32_t ind
 		return;
 	}
 #endif
-	quantiser_load(&m->quantiser, job, index);
+	quantiser_load(&m->quantiser, job, index, is_trellis(kind));
+}
+
+INLINE void row_values(struct maker *m, vec class, const uint8_t *raw, uint32_t index,
+		       const enum kind kind, vecf x[4])
+{
+	const int is_wide = kind == KIND_WIDE || kind == KIND_TRELLIS_WIDE;
+	vec even, odd;
+
+	v_symbols(&m->fields, class, raw, index, is_wide, &even, &odd);
+	if (is_trellis(kind)) {
+		even = trellis_levels(&m->quantiser, 0, even);
+		odd = trellis_levels(&m->quantiser, 1, odd);
+	}
+	quantiser_step(&m->quantiser, even, odd, kind >= KIND_DELTA, x);
 }
 
 /* One row of a vector's lanes as 16-bit elements. */
@@ -194,7 +247,6 @@ INLINE void maker_words(struct maker *m, vec class, const uint8_t *raw, uint32_t
 			const enum kind kind, const uint8_t dtype, vec *first, vec *second)
 {
 	const vec sign = v_set32(0x80808080);
-	vec even, odd;
 	vecf x[4];
 
 	if (kind == KIND_JOIN) {
@@ -207,8 +259,7 @@ INLINE void maker_words(struct maker *m, vec class, const uint8_t *raw, uint32_t
 		lookup_row(m, class, raw, kind + 1u, first, second);
 #endif
 	} else {
-		v_symbols(&m->fields, class, raw, index, kind == KIND_WIDE, &even, &odd);
-		quantiser_step(&m->quantiser, even, odd, kind >= KIND_DELTA, x);
+		row_values(m, class, raw, index, kind, x);
 		words_of(x, dtype, first, second);
 	}
 }
@@ -220,8 +271,7 @@ INLINE void maker_row(struct maker *m, vec class, const uint8_t *raw, uint8_t *r
 	vecf x[4];
 
 	if (dtype == SSV_DTYPE_FP32) {
-		v_symbols(&m->fields, class, raw, index, kind == KIND_WIDE, &even, &odd);
-		quantiser_step(&m->quantiser, even, odd, kind >= KIND_DELTA, x);
+		row_values(m, class, raw, index, kind, x);
 		row32_store(row, index, x);
 		return;
 	}
@@ -232,8 +282,10 @@ INLINE void maker_row(struct maker *m, vec class, const uint8_t *raw, uint8_t *r
 INLINE void maker_close(const struct maker *m, const struct tile_job *job, uint32_t index,
 			const enum kind kind)
 {
-	if (kind == KIND_DELTA || kind == KIND_WIDE)
+	if (kind >= KIND_DELTA && kind < KIND_JOIN)
 		quantiser_store(&m->quantiser, job->lane, index);
+	if (is_trellis(kind))
+		trellis_store(&m->quantiser, job->lane, index);
 }
 
 INLINE void tile_run(const struct tile_job *job, const enum kind kind, const uint8_t dtype,
@@ -260,7 +312,10 @@ INLINE void tile_run(const struct tile_job *job, const enum kind kind, const uin
 INLINE void dequantise_dtype(const struct tile_job *job, const uint8_t dtype)
 {
 	if (job->lanes < LANES) {
-		tile_run(job, KIND_WIDE, dtype, 1);
+		if (job->is_trellis)
+			tile_run(job, KIND_TRELLIS_WIDE, dtype, 1);
+		else
+			tile_run(job, KIND_WIDE, dtype, 1);
 		return;
 	}
 	switch (kind_of(job)) {
@@ -278,6 +333,12 @@ INLINE void dequantise_dtype(const struct tile_job *job, const uint8_t dtype)
 	case KIND_WIDE:
 		tile_run(job, KIND_WIDE, dtype, 0);
 		break;
+	case KIND_TRELLIS:
+		tile_run(job, KIND_TRELLIS, dtype, 0);
+		break;
+	case KIND_TRELLIS_WIDE:
+		tile_run(job, KIND_TRELLIS_WIDE, dtype, 0);
+		break;
 	case KIND_DELTA:
 		tile_run(job, KIND_DELTA, dtype, 0);
 		break;
@@ -289,10 +350,6 @@ INLINE void dequantise_dtype(const struct tile_job *job, const uint8_t dtype)
 
 void LEVEL(dequantise)(const struct tile_job *job)
 {
-	if (job->is_trellis) {
-		scalar_dequantise(job);
-		return;
-	}
 	switch (job->dtype) {
 	case SSV_DTYPE_BF16:
 		dequantise_dtype(job, SSV_DTYPE_BF16);
