@@ -24,8 +24,10 @@ def test_a_worker_left_behind_is_a_failure(tmp_path: Path) -> None:
         text=True,
         env={**os.environ, "LD_PRELOAD": str(HANG)},
     )
-    assert daemon.stdout
+    assert daemon.stdout and daemon.stderr
     assert daemon.stdout.readline().startswith("shadowserved ")
+    # A worker that is told to end before it first sleeps would end.
+    assert "worker asleep\n" in iter(daemon.stderr.readline, "")
     daemon.send_signal(signal.SIGTERM)
     _, log = daemon.communicate(timeout=SOON_S)
     assert daemon.returncode == 1, log

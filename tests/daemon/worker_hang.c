@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * worker_hang.c - preloaded into the daemon: a worker that goes to sleep never wakes again, as one
- * would that hangs in a file system.
+ * worker_hang.c - preloaded into the daemon: a worker that goes to sleep says so on stderr and
+ * never wakes again, as one would that hangs in a file system.
  */
 #include <poll.h>
 #include <signal.h>
@@ -22,6 +22,7 @@ int ppoll(struct pollfd *fds, nfds_t count, const struct timespec *wait, const s
 	(void)count;
 	(void)wait;
 	(void)mask;
+	(void)!write(STDERR_FILENO, "worker asleep\n", 14);
 	for (;;)
 		pause();
 }
